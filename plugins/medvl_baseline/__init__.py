@@ -1,0 +1,1 @@
+"""Generic components: encoders, poolings, losses, text sources, evaluators, the phantom cohort, folders of images."""

@@ -1,0 +1,253 @@
+"""What this plugin offers. Imports specs only: discovery loads neither torch nor monai."""
+
+from __future__ import annotations
+
+from medvl_core.hookspecs import hookimpl
+from medvl_core.specs import (
+    DatasetSpec,
+    EncoderSpec,
+    EvaluatorSpec,
+    ImageInput,
+    LossSpec,
+    Metric,
+    PoolingSpec,
+    TextInput,
+    TextSourceSpec,
+)
+
+MEDVL_API = "1.0"
+
+RADIOGRAPH = ImageInput(channels=1, size=(224, 224))
+CHEST_CT = ImageInput(
+    channels=1, size=(96, 96, 96), axcodes="RAS", window_hu=(-1000.0, 1000.0), output_range=(-1.0, 1.0), pad_value=-1.0
+)
+_APACHE = "Apache-2.0"
+
+
+@hookimpl
+def medvl_encoders() -> list[EncoderSpec]:
+    """2D and 3D trunks of MONAI and transformers, and text encoders."""
+    return [
+        EncoderSpec(
+            name="resnet18_2d",
+            factory="medvl_baseline.image_encoders:build_resnet18_2d",
+            summary="ResNet-18 of MONAI for radiographs and slices",
+            source="arXiv:1512.03385",
+            license=_APACHE,
+            tiny={"size": (32, 32), "base_width": 4},
+            modality="any",
+            spatial_dims=2,
+            input=RADIOGRAPH,
+            embed_dim=512,
+        ),
+        EncoderSpec(
+            name="resnet50_2d",
+            factory="medvl_baseline.image_encoders:build_resnet50_2d",
+            summary="ResNet-50 of MONAI for radiographs and slices",
+            source="arXiv:1512.03385",
+            license=_APACHE,
+            tiny={"size": (32, 32), "base_width": 4},
+            modality="any",
+            spatial_dims=2,
+            input=RADIOGRAPH,
+            embed_dim=2048,
+        ),
+        EncoderSpec(
+            name="swin_t_2d",
+            factory="medvl_baseline.image_encoders:build_swin_t_2d",
+            summary="Swin-T of transformers for radiographs and slices",
+            source="arXiv:2103.14030",
+            license=_APACHE,
+            tiny={"size": (32, 32), "embed_dim": 8, "depths": (1, 1), "num_heads": (1, 2), "window_size": 4},
+            modality="any",
+            spatial_dims=2,
+            input=RADIOGRAPH,
+            embed_dim=768,
+        ),
+        EncoderSpec(
+            name="resnet_3d",
+            factory="medvl_baseline.image_encoders:build_resnet_3d",
+            summary="3D ResNet of MONAI (depth 10, 18, 34 or 50) for volumes",
+            source="arXiv:1512.03385",
+            license=_APACHE,
+            tiny={"size": (32, 32, 32), "depth": 10, "base_width": 4},
+            modality="any",
+            spatial_dims=3,
+            input=CHEST_CT,
+            embed_dim=512,
+        ),
+        EncoderSpec(
+            name="vit_3d",
+            factory="medvl_baseline.image_encoders:build_vit_3d",
+            summary="3D vision transformer of MONAI for volumes",
+            source="arXiv:2010.11929",
+            license=_APACHE,
+            tiny={"size": (32, 32, 32), "patch": (16, 16, 16), "hidden_size": 24, "layers": 1, "heads": 2},
+            modality="any",
+            spatial_dims=3,
+            input=CHEST_CT,
+            embed_dim=768,
+        ),
+        EncoderSpec(
+            name="hf_text",
+            factory="medvl_baseline.text_encoders:build_hf_text",
+            summary="Any transformers text model, from a local folder or the local hub cache",
+            source="arXiv:1910.03771",
+            license=_APACHE,
+            tiny={"path": None, "hidden_size": 16, "layers": 1, "heads": 2},
+            modality="report",
+            spatial_dims=0,
+            input=TextInput(max_length=512),
+            embed_dim=768,
+        ),
+        EncoderSpec(
+            name="bert_small",
+            factory="medvl_baseline.text_encoders:build_bert_small",
+            summary="Small BERT from scratch, with a WordPiece vocabulary built from the training texts",
+            source="arXiv:1810.04805",
+            license=_APACHE,
+            tiny={"hidden_size": 16, "layers": 1, "heads": 2, "max_length": 32},
+            modality="report",
+            spatial_dims=0,
+            input=TextInput(max_length=128),
+            embed_dim=192,
+        ),
+    ]
+
+
+@hookimpl
+def medvl_poolings() -> list[PoolingSpec]:
+    """Global poolings."""
+    return [
+        PoolingSpec(
+            name="mean",
+            factory="medvl_baseline.poolings:MeanPooling",
+            summary="Mean over valid tokens",
+            source="medvl",
+            license=_APACHE,
+            scope="global",
+        ),
+        PoolingSpec(
+            name="cls",
+            factory="medvl_baseline.poolings:ClsPooling",
+            summary="The first token",
+            source="arXiv:1810.04805",
+            license=_APACHE,
+            scope="global",
+            order_sensitive=True,
+        ),
+        PoolingSpec(
+            name="attention",
+            factory="medvl_baseline.poolings:AttentionPooling",
+            summary="Multi-head attention of one learned query over the tokens",
+            source="arXiv:2103.00020",
+            license=_APACHE,
+            tiny={"embed_dim": 16, "heads": 2},
+            scope="global",
+        ),
+    ]
+
+
+@hookimpl
+def medvl_losses() -> list[LossSpec]:
+    """Contrastive losses between two modalities."""
+    return [
+        LossSpec(
+            name="infonce",
+            factory="medvl_baseline.infonce:InfoNCE",
+            summary="Symmetric or one-directional InfoNCE, with a streamed mode for large batches",
+            source="arXiv:2103.00020",
+            license=_APACHE,
+            tiny={"pair": ("cxr", "report")},
+        ),
+        LossSpec(
+            name="siglip",
+            factory="medvl_baseline.siglip:SigLIP",
+            summary="Pairwise sigmoid loss",
+            source="arXiv:2303.15343",
+            license=_APACHE,
+            tiny={"pair": ("cxr", "report")},
+        ),
+    ]
+
+
+@hookimpl
+def medvl_text_sources() -> list[TextSourceSpec]:
+    """Texts from reports."""
+    return [
+        TextSourceSpec(
+            name="report",
+            factory="medvl_baseline.text_sources:ReportText",
+            summary="Sections of the report, joined; optional dropout of sentences",
+            source="medvl",
+            license=_APACHE,
+            produces="report",
+        )
+    ]
+
+
+@hookimpl
+def medvl_evaluators() -> list[EvaluatorSpec]:
+    """Retrieval and zero-shot classification."""
+    return [
+        EvaluatorSpec(
+            name="retrieval",
+            factory="medvl_baseline.retrieval:Retrieval",
+            summary="Cross-modal recall at k and median rank, group-aware",
+            source="medvl",
+            license=_APACHE,
+            tiny={"query": "cxr", "gallery": "report", "ks": (1, 5)},
+            task="retrieval",
+            metrics=(
+                Metric(name="{query}_to_{gallery}/recall_at_{k}"),
+                Metric(name="{query}_to_{gallery}/median_rank", unit="rank", higher_is_better=False),
+            ),
+        ),
+        EvaluatorSpec(
+            name="zero_shot",
+            factory="medvl_baseline.zero_shot:ZeroShot",
+            summary="Zero-shot multi-label classification from prompt pairs",
+            source="arXiv:2403.17834",
+            license=_APACHE,
+            tiny={"classes": ("Atelectasis", "Cardiomegaly"), "image": "cxr"},
+            task="zero_shot_multilabel",
+            metrics=(
+                Metric(name="auroc_macro"),
+                Metric(name="auroc_weighted"),
+                Metric(name="auroc_micro"),
+                Metric(name="auprc_macro"),
+                Metric(name="auprc_weighted"),
+                Metric(name="auprc_micro"),
+            ),
+        ),
+    ]
+
+
+@hookimpl
+def medvl_datasets() -> list[DatasetSpec]:
+    """Data that anyone has: a generated cohort, and files named by a table."""
+    return [
+        DatasetSpec(
+            name="phantom",
+            factory="medvl_baseline.phantom:PhantomCohort",
+            summary="Procedural chest-to-abdomen CTs with organ labels, findings, reports and simulated radiographs",
+            source="medvl",
+            license=_APACHE,
+            tiny={"n_subjects": 8, "shape": (32, 32, 32)},
+            modalities=("ct", "cxr"),
+            has=("reports", "labels", "regions"),
+            data_license="Apache-2.0",
+            url="docs/explanation/phantom-cohort.md",
+        ),
+        DatasetSpec(
+            name="folder",
+            factory="medvl_baseline.folder:FolderDataset",
+            summary="CT and radiograph files named by a CSV or parquet table",
+            source="medvl",
+            license=_APACHE,
+            modalities=("ct", "cxr"),
+            has=("reports", "labels"),
+            data_license="the user's own",
+            url="docs/how-to/use-your-own-data.md",
+        ),
+    ]
