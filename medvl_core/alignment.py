@@ -91,6 +91,8 @@ class AlignmentModel(nn.Module):
         temperature: Initial τ.
         learn_temperature: Whether τ is trained.
         max_logit_scale: Upper bound of 1/τ.
+        frozen_towers: Further towers that only give targets. They run in eval mode without gradients and are no part of
+            the model: not of its parameters, not of its state dict.
     """
 
     def __init__(
@@ -99,11 +101,13 @@ class AlignmentModel(nn.Module):
         temperature: float = 0.07,
         learn_temperature: bool = True,
         max_logit_scale: float = 100.0,
+        frozen_towers: Mapping[str, nn.Module] | None = None,
     ) -> None:
         super().__init__()
         if not temperature > 0:
             raise ValueError(f"temperature is {temperature}; it must be positive")
         self.towers = nn.ModuleDict(dict(towers))
+        self.frozen_towers = dict(frozen_towers or {})  # a plain dict keeps them out of parameters() and state_dict()
         self.log_logit_scale = nn.Parameter(torch.tensor(math.log(1 / temperature)), requires_grad=learn_temperature)
         self.max_log_logit_scale = math.log(max_logit_scale)
 
@@ -130,11 +134,17 @@ class AlignmentModel(nn.Module):
                 embeddings[modality] = stored.float()
             elif modality in batch:
                 embeddings[modality] = tower(batch[modality])
+        for modality, tower in self.frozen_towers.items():
+            if modality in batch and f"{modality}_embedding" not in batch:
+                with torch.no_grad():
+                    embeddings[modality] = tower.eval()(batch[modality])
         for key, stored in batch.items():
             if key.endswith("_embedding"):
                 embeddings.setdefault(key.removesuffix("_embedding"), stored.float())
         if not embeddings:
-            raise ValueError(f"the batch holds {sorted(batch)}, the model has towers for {sorted(self.towers)}: none fits")
+            raise ValueError(
+                f"the batch holds {sorted(batch)}, the model has towers for {sorted(self.towers)}: none fits"
+            )
         extras = {key: value for key, value in batch.items() if key in ("text_group", "labels")}
         return AlignmentBatch(embeddings=embeddings, logit_scale=self.logit_scale, extras=extras)
 
@@ -181,5 +191,7 @@ class AlignmentLoss(nn.Module):
         return AlignmentBatch(
             embeddings={modality: gather_rows(rows) for modality, rows in batch.embeddings.items()},
             logit_scale=batch.logit_scale,
-            extras={key: gather_rows(value) if isinstance(value, Tensor) else value for key, value in batch.extras.items()},
+            extras={
+                key: gather_rows(value) if isinstance(value, Tensor) else value for key, value in batch.extras.items()
+            },
         )

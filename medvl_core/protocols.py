@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, runtime_checkable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from medvl_core.specs import ImageInput, TextInput
+from medvl_core.specs import ImageInput, Metric, TextInput
 from medvl_core.study import Study
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = [
     "AlignmentBatch",
@@ -117,11 +121,16 @@ class TextSource(Protocol):
 
 @runtime_checkable
 class Evaluator(Protocol):
-    """Collects outputs of an evaluation pass, then computes metrics.
+    """Collects outputs of an evaluation pass, then computes metrics, their intervals, tables and figures.
 
     ``update`` receives a mapping with ``"embeddings"`` (modality → ``B E``, L2-normalised, fp32, CPU), ``"study_id"``,
     ``"subject_id"`` and ``"scan_id"`` (lists of B strings), ``"labels"`` (``B C`` float, NaN = unknown; or absent).
     """
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """The metrics of this instance by their full names."""
+        ...
 
     def reset(self) -> None:
         """Forget everything collected."""
@@ -132,7 +141,23 @@ class Evaluator(Protocol):
         ...
 
     def compute(self) -> dict[str, float]:
-        """Metrics over everything collected, by the names the spec declares."""
+        """Metrics over everything collected, by their full names."""
+        ...
+
+    def intervals(self, n_resamples: int = 1000, seed: int = 0, level: float = 0.95) -> dict[str, tuple[float, float]]:
+        """Bootstrap interval of each metric that has one; subjects are drawn whole."""
+        ...
+
+    def chance(self) -> dict[str, float]:
+        """What guessing would give on the studies collected."""
+        ...
+
+    def tables(self, n_resamples: int = 1000, seed: int = 0, level: float = 0.95) -> dict[str, pd.DataFrame]:
+        """File stem → table."""
+        ...
+
+    def figures(self, folder: str | Path, n_resamples: int = 1000, seed: int = 0, level: float = 0.95) -> list[Path]:
+        """Draw into ``folder``; the paths written."""
         ...
 
 

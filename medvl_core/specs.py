@@ -65,7 +65,9 @@ class ImageInput:
         if len(self.size) not in (2, 3) or any(int(n) < 1 for n in self.size):
             raise ValueError(f"ImageInput.size is {self.size}; give (H, W) or (X, Y, Z), each at least 1")
         if (self.axcodes is None) != (len(self.size) == 2):
-            raise ValueError(f"ImageInput.axcodes is {self.axcodes!r} for size {self.size}; volumes need it, 2D images have none")
+            raise ValueError(
+                f"ImageInput.axcodes is {self.axcodes!r} for size {self.size}; volumes need it, 2D images have none"
+            )
         if self.spacing_mm is not None and len(self.spacing_mm) != len(self.size):
             raise ValueError(f"ImageInput.spacing_mm {self.spacing_mm} and size {self.size} differ in length")
         if self.window_hu is not None and not self.window_hu[0] < self.window_hu[1]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 
-__all__ = ["Image", "ImageSource", "Report", "Study"]
+__all__ = ["Image", "ImageSource", "Report", "Shared", "Study"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +36,31 @@ class ImageSource(Protocol):
     def fingerprint(self) -> str:
         """A hex digest of the content: changes whenever ``load`` would give other values. Cheaper than ``load``."""
         ...
+
+
+@dataclass(frozen=True)
+class Shared:
+    """A source that several others are made from (a CT and its simulated radiograph): read once when used in turn.
+
+    The process remembers the one image that was loaded last, read-only.
+    """
+
+    source: ImageSource
+    _last: ClassVar[dict[str, Image]] = {}
+
+    def load(self) -> Image:
+        """The image, from memory when it was the last one loaded."""
+        key = self.source.fingerprint()
+        if key not in self._last:
+            self._last.clear()
+            image = self.source.load()
+            image.array.setflags(write=False)
+            self._last[key] = image
+        return self._last[key]
+
+    def fingerprint(self) -> str:
+        """That of the source."""
+        return self.source.fingerprint()
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,13 +13,25 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["WeightsError", "atomic_save", "file_digest", "load_weights", "read_checkpoint", "save_weights", "weights_digest"]
+from medvl_core.errors import EXIT_DATA, MedvlError
+
+__all__ = [
+    "WeightsError",
+    "atomic_save",
+    "file_digest",
+    "load_weights",
+    "read_checkpoint",
+    "save_weights",
+    "weights_digest",
+]
 
 logger = logging.getLogger(__name__)
 
 
-class WeightsError(ValueError):
+class WeightsError(MedvlError, ValueError):
     """A weights file that is absent, unreadable or does not fit the module."""
+
+    exit_code = EXIT_DATA
 
 
 def read_checkpoint(path: Path | str) -> Any:
@@ -81,7 +93,9 @@ def load_weights(
     ]
     if problems:
         listed = "; ".join(problems[:12]) + (f"; and {len(problems) - 12} more" if len(problems) > 12 else "")
-        raise WeightsError(f"{path}: does not fit {type(module).__name__} ({len(problems)} of {len(own)} keys): {listed}")
+        raise WeightsError(
+            f"{path}: does not fit {type(module).__name__} ({len(problems)} of {len(own)} keys): {listed}"
+        )
     module.load_state_dict(state, strict=True)
     logger.info("loaded %d tensors from %s", len(state), path)
 
@@ -113,7 +127,9 @@ def atomic_save(content: Any, path: Path | str) -> Path:
         os.replace(partial, path)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
         partial.unlink(missing_ok=True)
-        raise OSError(f"{path}: could not be written ({error}); free some space, the previous file is unchanged") from error
+        raise OSError(
+            f"{path}: could not be written ({error}); free some space, the previous file is unchanged"
+        ) from error
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)

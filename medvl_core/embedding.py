@@ -1,0 +1,188 @@
+"""Work done once per study and kept: standardised images, and embeddings of frozen towers."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.progress import Progress
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+
+from medvl_core import distributed
+from medvl_core.alignment import Tower
+from medvl_core.data import ImageRows, rng_for
+from medvl_core.engine.stop import raise_if_requested
+from medvl_core.protocols import TextSource
+from medvl_core.specs import ImageInput
+from medvl_core.store import TensorStore
+from medvl_core.study import Study
+from medvl_core.weights import weights_digest
+
+__all__ = ["FrozenEmbedding", "image_store", "prepare_images"]
+
+logger = logging.getLogger(__name__)
+
+
+def image_store(folder: str | Path, modality: str, input: ImageInput) -> TensorStore:
+    """The store of one modality's standardised images: float16 rows of the encoder's input size."""
+    return TensorStore(
+        folder,
+        producer=f"standardise/{modality}",
+        preprocessing=input.digest(),
+        shape=(input.channels, *input.size),
+        dtype="float16",
+    )
+
+
+def prepare_images(studies: Sequence[Study], rows: Sequence[ImageRows], num_workers: int = 0) -> None:
+    """Fill the stores of ``rows`` for ``studies``: one pass, each study read once, only what is missing.
+
+    Each process makes its share. Resumable: finished studies are kept when the pass is stopped or killed.
+
+    Args:
+        studies: Of any splits.
+        rows: Images to make; those without a store are left out.
+        num_workers: Worker processes that read and standardise.
+    """
+    kept = [row for row in rows if row.store is not None]
+    wanted = {row.modality: set(row.store.missing([row.key(study) for study in studies])) for row in kept}  # type: ignore[union-attr]
+    missing = [study for study in studies if any(row.key(study) in wanted[row.modality] for row in kept)]
+    own = missing[distributed.rank() :: distributed.world_size()]
+    loader = DataLoader(_Making(own, kept, wanted), batch_size=8, num_workers=num_workers, collate_fn=list)
+    with Progress(disable=not own or distributed.rank() > 0) as progress:
+        task = progress.add_task("standardising images", total=len(own))
+        for batch in loader if own else ():
+            for row in kept:
+                made = [(own[item["index"]], item[row.modality]) for item in batch if row.modality in item]
+                if made:
+                    row.store.put([row.key(study) for study, _ in made], np.stack([image for _, image in made]))  # type: ignore[union-attr]
+            progress.advance(task, len(batch))
+            if distributed.world_size() == 1:
+                raise_if_requested()
+    _wait_for_all()
+
+
+class FrozenEmbedding:
+    """Embeddings of a frozen tower, computed once per study and kept in the store.
+
+    The address holds the digest of the tower's weights and of its preprocessing, and each row's key the study and the
+    content of its input: other weights or another file never meet an old row.
+
+    Args:
+        modality: What the tower embeds.
+        tower: The frozen tower.
+        inputs: Images, or the text source for reports.
+        folder: Where the stores lie.
+        device: Where the tower runs.
+    """
+
+    def __init__(
+        self,
+        modality: str,
+        tower: Tower,
+        inputs: ImageRows | TextSource,
+        folder: str | Path,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.modality = modality
+        self.tower = tower
+        self.inputs = inputs
+        self.folder = folder
+        self.device = device
+        self._store: TensorStore | None = None
+
+    def prepare(self, studies: Sequence[Study], batch_size: int = 16, num_workers: int = 0) -> None:
+        """Embed the studies that are not in the store, in eval mode and fp32. Each process embeds its share."""
+        self._store = self._open()
+        wanted = set(self._store.missing([self.key(study) for study in studies]))
+        missing = [study for study in studies if self.key(study) in wanted]
+        own = missing[distributed.rank() :: distributed.world_size()]
+        self.tower.to(self.device).eval()
+        with Progress(disable=not own or distributed.rank() > 0) as progress, torch.no_grad():
+            task = progress.add_task(f"embedding {self.modality} (frozen tower, once)", total=len(own))
+            for batch, inputs in self._batches(own, batch_size, num_workers):
+                self._store.put([self.key(study) for study in batch], self.tower(inputs).cpu().numpy())
+                progress.advance(task, len(batch))
+                if distributed.world_size() == 1:
+                    raise_if_requested()
+        _wait_for_all()
+
+    def key(self, study: Study) -> tuple[str, str]:
+        """Study and content of its input."""
+        if isinstance(self.inputs, ImageRows):
+            return self.inputs.key(study)
+        return study.study_id, hashlib.sha256(self._text(study).encode()).hexdigest()
+
+    def __call__(self, study: Study) -> Tensor:
+        """The stored ``E`` row, L2-normalised.
+
+        Raises:
+            KeyError: If :meth:`prepare` has not seen this study.
+        """
+        self._store = self._store or self._open()
+        row = self._store.get(self.key(study))
+        if row is None:
+            raise KeyError(
+                f"{study.study_id}: no stored {self.modality} embedding; prepare the store for this split first"
+            )
+        return torch.from_numpy(np.array(row))
+
+    def _batches(self, studies: Sequence[Study], size: int, num_workers: int) -> Any:
+        groups = [list(studies[start : start + size]) for start in range(0, len(studies), size)]
+        if not isinstance(self.inputs, ImageRows):
+            return ((group, [self._text(study) for study in group]) for group in groups)
+        loader = DataLoader(_Reading(studies, self.inputs), batch_size=size, num_workers=num_workers)
+        return zip(groups, (images.to(self.device) for images in loader), strict=True) if studies else ()
+
+    def _text(self, study: Study) -> str:
+        (text,) = self.inputs.texts([study], rng_for(0, "frozen text"))  # type: ignore[union-attr]
+        return text
+
+    def _open(self) -> TensorStore:
+        return TensorStore(
+            self.folder,
+            producer=weights_digest(self.tower),
+            preprocessing=self.tower.encoder.input.digest(),  # type: ignore[union-attr, operator]
+            shape=(self.tower.embed_dim,),
+        )
+
+
+class _Making(TorchDataset[dict[str, Any]]):
+    """Studies with the images that their stores lack."""
+
+    def __init__(
+        self, studies: Sequence[Study], rows: Sequence[ImageRows], wanted: Mapping[str, set[tuple[str, str]]]
+    ) -> None:
+        self.studies, self.rows, self.wanted = studies, rows, wanted
+
+    def __len__(self) -> int:
+        return len(self.studies)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        study = self.studies[index]
+        missing = [row for row in self.rows if row.key(study) in self.wanted[row.modality]]
+        return {"index": index, **{row.modality: row.make(study).numpy() for row in missing}}
+
+
+class _Reading(TorchDataset[Tensor]):
+    """Standardised images of one modality."""
+
+    def __init__(self, studies: Sequence[Study], rows: ImageRows) -> None:
+        self.studies, self.rows = studies, rows
+
+    def __len__(self) -> int:
+        return len(self.studies)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self.rows(self.studies[index])
+
+
+def _wait_for_all() -> None:
+    distributed.gather_objects(None)

@@ -1,0 +1,101 @@
+"""A job from its first step to its last: naming it, moving batches, processes, stages that may be given instead of trained."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import random
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from medvl_core import distributed
+from medvl_core.weights import load_weights
+
+__all__ = ["prepare_batch", "set_seed", "start_job", "start_process_group", "train_or_load"]
+
+logger = logging.getLogger(__name__)
+
+
+def start_job(folder: str | Path, resume: bool, name: str) -> str:
+    """Name the job, once: a fresh start forgets the checkpoints of earlier jobs, a resume keeps job and name.
+
+    Args:
+        folder: The bundle's ``models/``.
+        resume: Whether to continue the job recorded there.
+        name: First part of the job's name, e.g. the bundle's.
+
+    Returns:
+        ``<name>-<date>-<time>-<process>``, the same on every process.
+    """
+    record = Path(folder) / "job.json"
+    job = ""
+    if distributed.rank() == 0:
+        record.parent.mkdir(parents=True, exist_ok=True)
+        if resume and record.is_file():
+            job = json.loads(record.read_text())["job"]
+        else:
+            if resume:
+                logger.info("%s: nothing to resume yet, starting from the beginning", folder)
+            for stale in [*record.parent.glob("*_last.pt"), *record.parent.glob("*_last_previous.pt")]:
+                stale.unlink()
+            job = f"{name}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+            partial = record.with_suffix(".part")
+            partial.write_text(json.dumps({"job": job}))
+            os.replace(partial, record)
+    return str(distributed.gather_objects(job)[0])
+
+
+def train_or_load(trainer: Any, module: nn.Module, best: str | Path, weights: str | Path | None = None) -> None:
+    """Train a stage and end with its best weights in ``module``; with ``weights`` given, load those instead.
+
+    Args:
+        trainer: MONAI's trainer of the stage.
+        module: What ``best`` holds.
+        best: Written by :class:`SaveBest` while training.
+        weights: Trained weights that make the stage unnecessary.
+    """
+    if weights:
+        logger.info("stage skipped: weights given (%s)", weights)
+    else:
+        trainer.run()
+        if distributed.world_size() > 1:
+            dist.barrier()
+    load_weights(module, weights or best)
+    module.eval()
+
+
+def prepare_batch(
+    batch: dict[str, Any], device: torch.device | str | None = None, non_blocking: bool = False, **to: Any
+) -> tuple[dict[str, Any], None]:
+    """Move the batch's tensors; the model reads the whole dictionary. The ``prepare_batch`` of MONAI's engines."""
+    moved = {
+        key: value.to(device=device, non_blocking=non_blocking, **to) if isinstance(value, Tensor) else value
+        for key, value in batch.items()
+    }
+    return moved, None
+
+
+def set_seed(seed: int) -> None:
+    """Seed weight initialisation. Everything after it is seeded per step and per sample, see ``ExactResume``."""
+    torch.manual_seed(seed)
+    np.random.seed(seed)
+    random.seed(seed)
+
+
+def start_process_group() -> None:
+    """Join the processes that torchrun started: NCCL where there are GPUs, gloo elsewhere."""
+    import ignite.distributed as idist
+
+    if not dist.is_initialized():
+        use_cuda = torch.cuda.is_available()
+        if use_cuda:
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        dist.init_process_group(backend="nccl" if use_cuda else "gloo")
+    idist.sync()  # Ignite joins by a collective; done here on every rank, it cannot hang in a handler of rank 0

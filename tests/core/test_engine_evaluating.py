@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+import pytest
+
+from medvl_core.engine import PluginMetric
+from medvl_core.engine.evaluating import _plain
+from medvl_core.protocols import AlignmentBatch
+from tests.core.engine_toy import FirstAxis, stage
+
+
+def test_all_numbers_of_the_plugin_reach_the_engine_and_the_key_one_its_name(tmp_path, studies):
+    trainer, _, _ = stage(tmp_path, studies, epochs=1)
+    trainer.run()
+    metrics = trainer.state.metrics
+    assert metrics["validation/n"] == len(studies)
+    assert metrics["validation/key"] == metrics["validation/first_axis"]
+    assert (tmp_path / "best.pt").is_file()
+
+
+def test_unknown_key_is_named():
+    class Engine:
+        state = type("State", (), {"metrics": {}})()
+
+    metric = PluginMetric(FirstAxis(), "typo")
+    import torch
+
+    batch = AlignmentBatch({"cxr": torch.eye(2)}, torch.tensor(1.0))
+    metric.update({"image": {"study_id": ["a", "b"]}, "pred": batch})
+    with pytest.raises(ValueError, match=r"metric 'typo' is not among those of this evaluator: \['first_axis', 'n'\]"):
+        metric.completed(Engine(), "key")
+
+
+def test_outputs_are_detached_fp32_and_on_the_cpu():
+    import torch
+
+    rows = torch.eye(2, dtype=torch.bfloat16, requires_grad=True)
+    plain = _plain(
+        {
+            "image": {"study_id": ["a", "b"], "labels": torch.zeros(2, 1)},
+            "pred": AlignmentBatch({"cxr": rows}, rows[0, 0]),
+        }
+    )
+    assert plain["embeddings"]["cxr"].dtype == torch.float32
+    assert not plain["embeddings"]["cxr"].requires_grad
+    assert set(plain) == {"study_id", "labels", "embeddings"}

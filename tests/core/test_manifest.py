@@ -1,0 +1,30 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from medvl_core.manifest import cohort_digest, read_manifest, run_manifest, write_manifest
+from tests.conftest import ArraySource
+
+
+def test_round_trip_names_what_a_run_was_made_with(tmp_path, studies):
+    manifest = run_manifest(seed=3, device="cpu", studies={"test": studies}, labels=["a", "b"])
+    path = write_manifest(tmp_path / "models" / "manifest.json", manifest)
+    read = read_manifest(path)
+    assert read["seed"] == 3
+    assert read["labels"] == ["a", "b"]
+    assert read["data"]["test"]["studies"] == len(studies)
+    assert read["plugins"]["baseline"]["status"] == "loaded"
+    assert read["packages"]["torch"] != "not installed"
+    assert [file.name for file in path.parent.iterdir()] == ["manifest.json"]
+
+
+def test_digest_changes_with_an_image_and_with_the_order(studies):
+    other = [replace(studies[0], images={"ct": ArraySource(99, (10, 10, 10))}), *studies[1:]]
+    assert len({cohort_digest(part) for part in (studies, other, studies[::-1], studies[1:])}) == 4
+
+
+def test_missing_manifest_says_what_to_do(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"manifest\.json: no manifest; train the bundle first"):
+        read_manifest(tmp_path / "manifest.json")
