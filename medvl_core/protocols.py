@@ -124,7 +124,8 @@ class Evaluator(Protocol):
     """Collects outputs of an evaluation pass, then computes metrics, their intervals, tables and figures.
 
     ``update`` receives a mapping with ``"embeddings"`` (modality → ``B E``, L2-normalised, fp32, CPU), ``"study_id"``,
-    ``"subject_id"`` and ``"scan_id"`` (lists of B strings), ``"labels"`` (``B C`` float, NaN = unknown; or absent).
+    ``"subject_id"`` and ``"scan_id"`` (lists of B strings), ``"labels"`` (``B C`` float, NaN = unknown; or absent), and
+    perhaps ``"prompt_embeddings"`` (``"positive"`` and ``"negative"`` → ``C E``) in place of a text tower.
     """
 
     @property
