@@ -36,8 +36,22 @@ class GuardStep:
 
     def attach(self, engine: Engine) -> None:
         """Register on MONAI's trainer."""
+        engine.add_event_handler(IterationEvents.FORWARD_COMPLETED, self._check_embeddings)
         engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self._check_loss)
         engine.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self._check_gradient)
+
+    @staticmethod
+    def _check_embeddings(engine: Any) -> None:
+        """A bad embedding belongs to one study: it is named alone."""
+        for modality, rows in engine.state.output["pred"].embeddings.items():
+            finite = torch.isfinite(rows).all(dim=1)
+            if not finite.all():
+                ids = engine.state.batch["study_id"]
+                studies = ", ".join(ids[row] for row in (~finite).nonzero().flatten().tolist())
+                raise NonFiniteError(
+                    f"{studies}: the {modality} embedding is not finite in step {engine.state.iteration}; "
+                    "the step was not taken, look at the input of these studies"
+                )
 
     def _check_loss(self, engine: Any) -> None:
         loss = engine.state.output["loss"]

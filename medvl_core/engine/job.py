@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from medvl_core import distributed
-from medvl_core.weights import load_weights
+from medvl_core.weights import load_weights, save_weights
 
 __all__ = ["prepare_batch", "set_seed", "start_job", "start_process_group", "train_or_load"]
 
@@ -52,11 +52,14 @@ def start_job(folder: str | Path, resume: bool, name: str) -> str:
     return str(distributed.gather_objects(job)[0])
 
 
-def train_or_load(trainer: Any, module: nn.Module, best: str | Path, weights: str | Path | None = None) -> None:
+def train_or_load(
+    trainer: Any, evaluator: Any, module: nn.Module, best: str | Path, weights: str | Path | None = None
+) -> None:
     """Train a stage and end with its best weights in ``module``; with ``weights`` given, load those instead.
 
     Args:
         trainer: MONAI's trainer of the stage.
+        evaluator: Its validation. When it never ran, the last weights are kept as the best.
         module: What ``best`` holds.
         best: Written by :class:`SaveBest` while training.
         weights: Trained weights that make the stage unnecessary.
@@ -65,6 +68,9 @@ def train_or_load(trainer: Any, module: nn.Module, best: str | Path, weights: st
         logger.info("stage skipped: weights given (%s)", weights)
     else:
         trainer.run()
+        if evaluator.state.best_metric_epoch == -1 and distributed.rank() == 0:
+            logger.warning("no validation ran in %d epochs: the last weights are kept", trainer.state.max_epochs)
+            save_weights(module, best)
         if distributed.world_size() > 1:
             dist.barrier()
     load_weights(module, weights or best)

@@ -37,6 +37,25 @@ def test_non_finite_step_is_not_taken_and_the_studies_are_named(tmp_path, studie
     assert all(torch.isfinite(tensor).all() for tensor in saved.values())
 
 
+def test_study_with_a_bad_embedding_is_named_alone(tmp_path, studies):
+    trainer, _, model = stage(tmp_path, studies)
+    forward = model.towers["cxr"].forward
+    seen = {}
+
+    def poisoned(x):
+        rows = forward(x)
+        if trainer.state.iteration == 4:
+            seen.update(weights=weights_digest(model), bad=trainer.state.batch["study_id"][2])
+            rows = rows * torch.tensor([1, 1, float("nan"), 1])[: len(rows), None]
+        return rows
+
+    model.towers["cxr"].forward = poisoned
+    with pytest.raises(NonFiniteError, match=r"^study\d+: the cxr embedding is not finite in step 4") as error:
+        trainer.run()
+    assert str(error.value).startswith(seen["bad"] + ":")
+    assert weights_digest(model) == seen["weights"]
+
+
 def test_norm_is_clipped(tmp_path, studies):
     trainer, _, model = stage(tmp_path, studies, epochs=1)
     norms = []

@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import json
+import signal
+import sys
+
+import pytest
+from monai.bundle import ConfigWorkflow
+
+from tests.bundles import running
+
+
+class Trained:
+    """A bundle trained in miniature in this process, and a way to run it further."""
+
+    def __init__(self, bundle):
+        self.bundle = bundle
+        self.tiny = json.loads(running.TINY.read_text())
+
+    def workflow(self, *configs, **overrides):
+        files = [str(self.bundle / "configs" / name) for name in configs]
+        kind = "inference" if configs[0] == "inference.json" else "train"
+        return ConfigWorkflow(
+            config_file=files,
+            meta_file=str(self.bundle / "configs" / "metadata.json"),
+            logging_file=False,
+            workflow_type=kind,
+            bundle_root=str(self.bundle),
+            **{**self.tiny, **overrides},
+        )
+
+    def run(self, *configs, **overrides):
+        workflow = self.workflow(*configs, **overrides)
+        workflow.initialize()
+        workflow.run()
+        workflow.finalize()
+        return workflow
+
+
+@pytest.fixture
+def _process_as_before():
+    """A bundle's ``initialize`` takes over signals and the hook for uncaught errors."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    sys.excepthook = sys.__excepthook__
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture(scope="package")
+def trained(tmp_path_factory):
+    """The x2ct bundle, trained once for all tests of this folder."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    trained = Trained(running.copy_bundle(tmp_path_factory.mktemp("trained")))
+    trained.run("train.json")
+    sys.excepthook = sys.__excepthook__
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    return trained

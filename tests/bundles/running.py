@@ -1,0 +1,63 @@
+"""Runs of the x2ct bundle in miniature: as a command, in a copy of the bundle."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import mlflow
+
+ROOT = Path(__file__).parents[2]
+TINY = ROOT / "tests" / "data" / "tiny_x2ct.json"
+
+
+def copy_bundle(folder: Path, name: str = "x2ct") -> Path:
+    """A fresh copy of the bundle's tracked files, as ``folder/monai_bundles/<name>``."""
+    target = folder / "monai_bundles" / name
+    ignored = shutil.ignore_patterns("models", "eval", "cache", "mlruns*")
+    shutil.copytree(ROOT / "monai_bundles" / name, target, ignore=ignored)
+    return target
+
+
+def command(bundle: Path, *arguments: str, configs: tuple[str, ...] = ("train.json",), inside: bool = False) -> list[str]:
+    """The command line, to be run from the bundle's parent folder, or from inside it."""
+    files = [str(Path("configs" if inside else f"{bundle.name}/configs") / config) for config in configs]
+    return [sys.executable, "-m", "monai.bundle", "run", "--config_file", str([*files, str(TINY)]), *arguments]
+
+
+def run(bundle: Path, *arguments: str, inside: bool = False, **options) -> subprocess.CompletedProcess[str]:
+    """Run it to its end."""
+    return subprocess.run(
+        command(bundle, *arguments, inside=inside, **options),
+        cwd=bundle if inside else bundle.parent,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
+
+
+def environment() -> dict[str, str]:
+    """One thread per process, and the warnings of third parties as they please."""
+    return {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def losses(bundle: Path) -> dict[tuple[str, int], set[float]]:
+    """(stage, step) → every loss that was logged for it."""
+    client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{bundle / 'mlruns.db'}")
+    found: dict[tuple[str, int], set[float]] = {}
+    for run in runs(bundle):
+        stage = run.info.run_name.rsplit("-", 1)[1]
+        for metric in client.get_metric_history(run.info.run_id, "loss"):
+            found.setdefault((stage, metric.step), set()).add(metric.value)
+    return found
+
+
+def runs(bundle: Path) -> list[mlflow.entities.Run]:
+    """Every MLflow run of the bundle."""
+    client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{bundle / 'mlruns.db'}")
+    experiment = client.get_experiment_by_name("x2ct")
+    return list(client.search_runs(experiment.experiment_id)) if experiment else []

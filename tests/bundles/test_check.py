@@ -1,0 +1,18 @@
+"""Every bundle on disk passes ``medvl bundle check``."""
+
+from pathlib import Path
+
+import pytest
+
+from medvl_core.bundle_check import check_bundle
+
+BUNDLES = sorted(path.parents[1] for path in (Path(__file__).parents[2] / "monai_bundles").glob("*/configs/train.json"))
+
+
+def test_there_are_bundles():
+    assert BUNDLES
+
+
+@pytest.mark.parametrize("folder", BUNDLES, ids=lambda folder: folder.name)
+def test_bundle_has_no_problems(folder):
+    assert [str(problem) for problem in check_bundle(folder)] == []

@@ -1,0 +1,184 @@
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from monai.bundle import verify_metadata
+from PIL import Image
+
+from medvl_core.bundle_check import check_bundle
+from medvl_core.manifest import read_manifest
+from tests.bundles import running
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning", "ignore::UserWarning"),
+    pytest.mark.usefixtures("_process_as_before"),
+]
+SCHEMA = running.ROOT / "medvl_core" / "schema" / "meta_schema_20240725.json"
+
+
+def _rows(bundle):
+    return json.loads((bundle / "eval" / "metrics.json").read_text())["rows"]
+
+
+def test_bundle_has_no_problem():
+    assert check_bundle(running.ROOT / "monai_bundles" / "x2ct") == []
+
+
+def test_metadata_passes_monais_own_check():
+    verify_metadata(
+        meta_file=str(running.ROOT / "monai_bundles" / "x2ct" / "configs" / "metadata.json"), filepath=str(SCHEMA)
+    )
+
+
+def test_training_leaves_weights_tables_figures_and_finished_runs(trained):
+    bundle = trained.bundle
+    assert {"model.pt", "teacher.pt", "manifest.json", "vocabulary.txt"} <= {p.name for p in (bundle / "models").iterdir()}
+    assert set(_rows(bundle)) == {"chance", "untrained", "trained"}
+    assert {"comparison.md", "comparison.png", "zero_shot_per_class.csv"} <= {p.name for p in (bundle / "eval").iterdir()}
+    assert {run.info.status for run in running.runs(bundle)} == {"FINISHED"}
+    assert {p.name for p in bundle.iterdir()} <= {
+        *("LICENSE", "configs", "docs", "scripts", "models", "eval", "cache", "mlruns", "mlruns.db"),
+    }
+
+
+def test_manifest_says_what_it_was_trained_on(trained):
+    manifest = read_manifest(trained.bundle / "models" / "manifest.json")
+    assert manifest["components"]["cxr_encoder"] == "baseline/resnet18_2d"
+    assert manifest["data"]["train"]["studies"] > manifest["data"]["test"]["studies"] > 0
+    assert len({part["digest"] for part in manifest["data"].values()}) == 3
+
+
+def test_no_subject_is_in_two_splits(trained):
+    studies = trained.workflow("train.json").parser.get_parsed_content("studies")
+    subjects = [{study.subject_id for study in studies[split]} for split in ("train", "validation", "test")]
+    assert not subjects[0] & subjects[1] | subjects[0] & subjects[2] | subjects[1] & subjects[2]
+
+
+def test_workflow_has_every_property_monai_asks_for(trained):
+    assert trained.workflow("train.json").check_properties() == []
+
+
+def test_evaluation_alone_gives_the_numbers_of_the_training_run(trained):
+    before = _rows(trained.bundle)
+    (trained.bundle / "eval" / "metrics.json").unlink()
+    trained.run("train.json", "evaluate.json")
+    assert _rows(trained.bundle)["trained"] == before["trained"]
+    assert _rows(trained.bundle)["untrained"] == before["untrained"]
+
+
+def test_training_with_the_store_has_the_losses_of_training_without(trained, tmp_path):
+    again = type(trained)(running.copy_bundle(tmp_path))
+    again.run("train.json", use_store=False, teacher_weights=str(trained.bundle / "models" / "teacher.pt"))
+    with_store = {key: value for key, value in running.losses(trained.bundle).items() if key[0] == "student"}
+    without = running.losses(again.bundle)
+    assert without.keys() == with_store.keys()
+    for step, values in with_store.items():
+        assert next(iter(without[step])) == pytest.approx(next(iter(values)), rel=1e-4)
+
+
+def test_given_teacher_weights_skip_the_first_stage(trained, tmp_path):
+    again = type(trained)(running.copy_bundle(tmp_path))
+    again.run("train.json", teacher_weights=str(trained.bundle / "models" / "teacher.pt"))
+    assert [run.info.run_name.rsplit("-", 1)[1] for run in running.runs(again.bundle)] == ["student"]
+    assert running.losses(again.bundle) == {
+        key: value for key, value in running.losses(trained.bundle).items() if key[0] == "student"
+    }
+
+
+def test_inference_writes_a_probability_per_finding_and_lists_bad_files(trained, tmp_path):
+    rng = np.random.default_rng(0)
+    for name in ("a.png", "b.jpg"):
+        Image.fromarray(rng.integers(0, 255, (60, 50), dtype=np.uint8)).save(tmp_path / name)
+    (tmp_path / "broken.png").write_bytes(b"not a picture")
+    trained.run("inference.json", input=str(tmp_path), report_encoder=_inference_report(trained))
+    with (trained.bundle / "eval" / "findings.csv").open() as file:
+        header, *rows = list(csv.reader(file))
+    assert [row[0] for row in rows] == ["a.png", "b.jpg"]
+    assert header[1:] == read_manifest(trained.bundle / "models" / "manifest.json")["labels"]
+    values = np.array([row[1:] for row in rows], dtype=float)
+    assert np.all((values > 0) & (values < 1))
+    content = json.loads((trained.bundle / "eval" / "findings.json").read_text())
+    assert "broken.png" in content["refused"]["broken.png"]
+
+
+def test_inference_without_a_usable_file_is_one_line(trained, tmp_path):
+    with pytest.raises(RuntimeError, match="inference"):
+        trained.run("inference.json", input=str(tmp_path / "absent"), report_encoder=_inference_report(trained))
+
+
+def _inference_report(trained):
+    spec = json.loads(json.dumps(trained.tiny["report_encoder"]))
+    spec["options_for"]["baseline/bert_small"]["vocabulary"] = str(trained.bundle / "models" / "vocabulary.txt")
+    return spec
+
+
+def test_network_of_the_inference_config_fits_the_metadata(trained):
+    workflow = trained.workflow("inference.json", report_encoder=_inference_report(trained), findings=["a"], input="x")
+    network = workflow.parser.get_parsed_content("network_def").eval()
+    state = torch.load(trained.bundle / "models" / "model.pt", weights_only=True)
+    assert network.load_state_dict(state, strict=True)
+    assert network(torch.zeros(2, 1, 32, 32)).shape == (2, 16)
+
+
+def test_default_network_has_the_shape_the_metadata_states():
+    from monai.bundle import ConfigParser
+
+    folder = running.ROOT / "monai_bundles" / "x2ct" / "configs"
+    parser = ConfigParser()
+    parser.read_config(str(folder / "inference.json"))
+    parser.read_meta(str(folder / "metadata.json"))
+    image = parser["_meta_#network_data_format#inputs#image"]
+    network = parser.get_parsed_content("network_def").eval()
+    out = network(torch.zeros(1, image["num_channels"], *image["spatial_shape"]))
+    assert out.shape == (1, parser["_meta_#network_data_format#outputs#pred#num_channels"])
+
+
+@pytest.mark.parametrize("name", ["baseline/swin_t_2d", "baseline/resnet50_2d"])
+def test_radiograph_encoder_is_one_override_away(trained, tmp_path, name):
+    again = type(trained)(running.copy_bundle(tmp_path))
+    tiny = {"baseline/swin_t_2d": {"embed_dim": 8, "depths": [1, 1], "num_heads": [1, 2], "window_size": 4}}
+    encoder = {
+        "_target_": "medvl_core.build_encoder",
+        "name": name,
+        "size": [32, 32],
+        "options_for": {**tiny, "baseline/resnet50_2d": {"base_width": 4}},
+    }
+    again.run(
+        "train.json", cxr_encoder=encoder, epochs=1, teacher_weights=str(trained.bundle / "models" / "teacher.pt")
+    )
+    assert read_manifest(again.bundle / "models" / "manifest.json")["components"]["cxr_encoder"] == name
+
+
+def test_run_from_inside_writes_to_the_same_place(tmp_path):
+    bundle = running.copy_bundle(tmp_path)
+    before = {path for path in tmp_path.rglob("*")}
+    done = running.run(bundle, "--epochs", "1", "--teacher#epochs", "1", inside=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "trained vs the others" in done.stdout
+    new = {path.relative_to(bundle).parts[0] for path in set(tmp_path.rglob("*")) - before}
+    assert new == {"models", "eval", "cache", "mlruns.db"} | ({"mlruns"} if (bundle / "mlruns").exists() else set())
+
+
+def test_mistyped_override_is_refused_before_any_work(tmp_path):
+    bundle = running.copy_bundle(tmp_path)
+    done = running.run(bundle, "--epoch", "1")
+    assert done.returncode == 2
+    assert "no config has the key 'epoch'; did you mean 'epochs'?" in done.stderr
+    assert not (bundle / "models").exists()
+
+
+def test_unknown_encoder_is_one_clear_error(tmp_path):
+    bundle = running.copy_bundle(tmp_path)
+    done = running.run(bundle, "--cxr_encoder#name", "baseline/resnet81_2d")
+    assert done.returncode == 2
+    assert "no encoder is called 'baseline/resnet81_2d'; did you mean 'baseline/resnet18_2d'?" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_no_bundle_file_is_importable():
+    assert list((running.ROOT / "monai_bundles").rglob("__init__.py")) == []

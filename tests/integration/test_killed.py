@@ -1,0 +1,100 @@
+"""kill -9 at random instants: the resumed job has, step by step, the losses of an uninterrupted one."""
+
+from __future__ import annotations
+
+import random
+import signal
+import subprocess
+import time
+
+import pytest
+
+from tests.bundles import running
+
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning")
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory):
+    bundle = running.copy_bundle(tmp_path_factory.mktemp("whole"))
+    done = running.run(bundle)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return bundle, running.losses(bundle)
+
+
+def _kill_until_done(bundle, kills, workers, rng):
+    """Start with --resume, kill after a random part of the job's working time, again and again; returns kills that hit."""
+    hits = 0
+    for attempt in range(kills * 4):
+        process = subprocess.Popen(
+            running.command(bundle, "--resume", "True", "--num_workers", str(workers)),
+            cwd=bundle.parent,
+            env=running.environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        if attempt == 0 or hits < kills:
+            _wait_for_work(process)
+            time.sleep(rng.uniform(0, 4))
+            if process.poll() is None:
+                process.send_signal(signal.SIGKILL)
+                hits += 1
+        out = process.communicate(timeout=500)[0]
+        if process.returncode == 0:
+            return hits
+        assert process.returncode == -signal.SIGKILL, out
+    raise AssertionError(f"not done after {kills * 4} starts")
+
+
+def _wait_for_work(process):
+    for line in process.stdout:
+        if "standardising" in line or "resumed" in line or "teacher epoch" in line or "no checkpoint" in line:
+            return
+
+
+@pytest.mark.parametrize(
+    ("kills", "workers"),
+    [
+        pytest.param(2, 2, id="two kills"),
+        pytest.param(10, 0, id="ten kills", marks=pytest.mark.slow),
+        pytest.param(10, 2, id="ten kills, two workers", marks=pytest.mark.slow),
+    ],
+)
+def test_killed_job_resumes_to_identical_losses(reference, tmp_path, kills, workers):
+    whole, expected = reference
+    bundle = running.copy_bundle(tmp_path)
+    hits = _kill_until_done(bundle, kills, workers, random.Random(f"{kills} {workers}"))
+    found = running.losses(bundle)
+    print(f"{hits} of {kills} kills hit; {len(found)} of {len(expected)} losses logged")
+    assert hits >= 1
+    assert found == expected
+    assert all(len(values) == 1 for values in found.values())
+    assert {run.info.status for run in running.runs(bundle)} == {"FINISHED"}
+    for name in ("model.pt", "teacher.pt"):
+        assert (bundle / "models" / name).stat().st_size == (whole / "models" / name).stat().st_size
+    assert (bundle / "eval" / "comparison.md").read_text() == (whole / "eval" / "comparison.md").read_text()
+
+
+def test_sigterm_ends_with_code_75_and_a_killed_run(reference, tmp_path):
+    bundle = running.copy_bundle(tmp_path)
+    process = subprocess.Popen(
+        running.command(bundle, "--epochs", "200"),
+        cwd=bundle.parent,
+        env=running.environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    for line in process.stdout:
+        if "student epoch 2/" in line:
+            process.terminate()
+            break
+    out = process.communicate(timeout=100)[0]
+    assert process.returncode == 75, out
+    assert "stopped by a signal" in out
+    assert {run.info.run_name.rsplit("-", 1)[1]: run.info.status for run in running.runs(bundle)} == {
+        "teacher": "FINISHED",
+        "student": "KILLED",
+    }
+    assert (bundle / "models" / "student_last.pt").is_file()

@@ -1,0 +1,38 @@
+"""Two gloo processes train the bundle as one process does on the same global batch."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.bundles import running
+
+pytestmark = [
+    pytest.mark.distributed,
+    pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning"),
+]
+
+
+def test_two_processes_log_the_losses_of_one(tmp_path):
+    one = running.copy_bundle(tmp_path / "one")
+    done = running.run(one, "--batch_size", "4")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+    two = running.copy_bundle(tmp_path / "two")
+    single = running.command(two, "--batch_size", "2", configs=("train.json", "multi_gpu_train.json"))
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", *single[1:]]
+    done = subprocess.run(
+        torchrun, cwd=two.parent, env=running.environment(), capture_output=True, text=True, timeout=500
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+    expected, found = running.losses(one), running.losses(two)
+    assert found.keys() == expected.keys()
+    for step, values in expected.items():
+        assert found[step] == pytest.approx(values, abs=1e-5) or next(iter(found[step])) == pytest.approx(
+            next(iter(values)), rel=1e-5
+        )
+    assert sorted(run.info.run_name.rsplit("-", 1)[1] for run in running.runs(two)) == ["student", "teacher"]
+    assert {run.info.status for run in running.runs(two)} == {"FINISHED"}
