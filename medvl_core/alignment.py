@@ -84,7 +84,7 @@ class Tower(nn.Module):
 class AlignmentModel(nn.Module):
     r"""Towers and the temperature they share.
 
-    The logit scale $s = 1/\tau$ is stored as $\log s$ and clamped to $s \le$ ``max_logit_scale`` (arXiv:2103.00020, 2.5).
+    The logit scale $s = 1/\tau$ is stored as $\log s$ and clamped to ``max_logit_scale`` (arXiv:2103.00020, 2.5).
 
     Args:
         towers: Modality → tower.

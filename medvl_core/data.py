@@ -6,6 +6,7 @@ That is what makes a killed run continue bit for bit, on any number of workers: 
 from __future__ import annotations
 
 import hashlib
+import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -22,7 +23,7 @@ from medvl_core.store import TensorStore
 from medvl_core.study import Study
 from medvl_core.transforms import standardise
 
-__all__ = ["CounterBatchSampler", "ImageRows", "StudyDataset", "collate", "rng_for", "study_loader"]
+__all__ = ["CounterBatchSampler", "ImageRows", "StudyDataset", "collate", "ignore_signals", "rng_for", "study_loader"]
 
 
 def rng_for(*key: int | str) -> np.random.Generator:
@@ -71,7 +72,8 @@ class ImageRows:
         if self.augmentation is not None and rng is not None:
             if hasattr(self.augmentation, "set_random_state"):
                 self.augmentation.set_random_state(seed=int(rng.integers(2**31)))
-            image = torch.as_tensor(self.augmentation(image))
+            image = self.augmentation(image)
+            image = image.as_tensor() if hasattr(image, "as_tensor") else image  # MONAI's MetaTensor does not collate
         return image.float()
 
     def _stored(self, study: Study) -> Tensor | None:
@@ -170,7 +172,8 @@ class CounterBatchSampler(Sampler[list[tuple[int, int]]]):
         units = size if self._members is None else len(self._members)
         if drop_last and units < batch_size * self.world:
             raise ValueError(
-                f"{units} studies do not fill one batch of {batch_size} on {self.world} process(es); lower the batch size"
+                f"{units} studies do not fill one batch of {batch_size} on {self.world} process(es); "
+                "lower the batch size"
             )
         if units < self.world:
             raise ValueError(f"{units} studies for {self.world} processes; use at most {units} processes")
@@ -199,7 +202,7 @@ class CounterBatchSampler(Sampler[list[tuple[int, int]]]):
     def __iter__(self) -> Iterator[list[Any]]:
         order = self.order(self.epoch)
         if self.drop_last:
-            # Process r takes part r of each global batch, so that the global batch is the same on any number of processes.
+            # Process r takes part r of each global batch: the global batch is the same on any number of processes.
             order = order[: len(self) * self.batch_size * self.world]
             own = order.reshape(len(self), self.world, self.batch_size)[:, self.rank].reshape(-1)
         else:
@@ -238,6 +241,7 @@ def study_loader(
         num_workers=num_workers,
         collate_fn=collate,
         pin_memory=pin_memory,
+        worker_init_fn=ignore_signals,
         generator=torch.Generator().manual_seed(seed),  # keeps the loader from drawing on the global generator
     )
 
@@ -249,6 +253,12 @@ def collate(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         values = [item[key] for item in items]
         batch[key] = torch.stack(values) if isinstance(values[0], Tensor) else values
     return batch
+
+
+def ignore_signals(worker: int) -> None:
+    """A signal to the process group is for the main process, which finishes its step and then ends the workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def _source(study: Study, modality: str) -> Any:

@@ -24,9 +24,9 @@ def rank() -> int:
 def gather_rows(rows: Tensor) -> Tensor:
     """Rows of every process, in the order of ranks, with gradients to all of them.
 
-    Under ``DistributedDataParallel``, which averages gradients, a loss over the gathered rows gives the gradients of one
-    process on the global batch: the backward pass sums over processes what the average divides again. All processes must
-    give equally many rows.
+    Under ``DistributedDataParallel``, which averages gradients, a loss over the gathered rows gives the gradients of
+    one process on the global batch: the backward pass sums over processes what the average divides again. All processes
+    must give equally many rows.
 
     Args:
         rows: ``P ...`` of this process.

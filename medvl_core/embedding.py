@@ -17,7 +17,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from medvl_core import distributed
 from medvl_core.alignment import Tower
-from medvl_core.data import ImageRows, rng_for
+from medvl_core.data import ImageRows, ignore_signals, rng_for
 from medvl_core.engine.stop import raise_if_requested
 from medvl_core.protocols import TextSource
 from medvl_core.specs import ImageInput
@@ -55,7 +55,13 @@ def prepare_images(studies: Sequence[Study], rows: Sequence[ImageRows], num_work
     wanted = {row.modality: set(row.store.missing([row.key(study) for study in studies])) for row in kept}  # type: ignore[union-attr]
     missing = [study for study in studies if any(row.key(study) in wanted[row.modality] for row in kept)]
     own = missing[distributed.rank() :: distributed.world_size()]
-    loader = DataLoader(_Making(own, kept, wanted), batch_size=8, num_workers=num_workers, collate_fn=list)
+    loader = DataLoader(
+        _Making(own, kept, wanted),
+        batch_size=8,
+        num_workers=num_workers,
+        collate_fn=list,
+        worker_init_fn=ignore_signals,
+    )
     with Progress(disable=not own or distributed.rank() > 0) as progress:
         task = progress.add_task("standardising images", total=len(own))
         for batch in loader if own else ():

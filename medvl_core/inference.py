@@ -56,7 +56,7 @@ class FindingsPrediction:
 
     Args:
         tower: The trained radiograph tower.
-        classifier: A zero-shot evaluator: its ``scores`` are the probabilities.
+        classifier: A zero-shot evaluator with ``probabilities``.
         studies: From :func:`radiograph_studies`. A file that cannot be used is listed with its reason; the rest go on.
         folder: Receives the files.
         device: Where the tower runs.
@@ -99,7 +99,7 @@ class FindingsPrediction:
             for batch in study_loader(dataset, self.batch_size):
                 rows = self.model({"cxr": batch["cxr"].to(self.device)}).embeddings["cxr"].cpu()
                 self.classifier.update({**batch, "embeddings": {"cxr": rows}})
-        scores = self.classifier.scores()
+        scores = self.classifier.probabilities()
         found = {
             study.study_id: dict(zip(self.classifier.classes, map(float, row), strict=True))
             for study, row in zip(usable, scores, strict=True)

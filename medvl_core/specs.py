@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 PLUGIN_API = "1.0"
-"""Version of the hooks and specs. A plugin module states the one it was written for as ``MEDVL_API``; majors must match."""
+"""Version of hooks and specs. A plugin module states the one it was written for as ``MEDVL_API``; majors must match."""
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 _FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
@@ -162,7 +162,7 @@ class EncoderSpec(ComponentSpec):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolingSpec(ComponentSpec):
-    """A pooling: ``"global"`` turns ``B N F`` tokens into ``B F``; ``"region"`` turns features and regions into ``B R F``."""
+    """A pooling: ``"global"`` turns ``B N F`` tokens into ``B F``, ``"region"`` features and regions into ``B R F``."""
 
     kind: ClassVar[str] = "pooling"
 
@@ -172,7 +172,7 @@ class PoolingSpec(ComponentSpec):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LossSpec(ComponentSpec):
-    """A loss over an ``AlignmentBatch``: ``modalities`` it was made for (empty: any pair) and the extras it ``needs``."""
+    """A loss over an ``AlignmentBatch``: ``modalities`` it was made for (empty: any) and the extras it ``needs``."""
 
     kind: ClassVar[str] = "loss"
 
@@ -221,4 +221,4 @@ class DatasetSpec(ComponentSpec):
 KINDS: Mapping[str, type[ComponentSpec]] = MappingProxyType(
     {spec.kind: spec for spec in (EncoderSpec, PoolingSpec, LossSpec, TextSourceSpec, EvaluatorSpec, DatasetSpec)}
 )
-"""Component kind → spec class. The hook of a kind is ``medvl_<kind>s``."""
+"""Component kind → spec class. ``manager.HOOKS`` names the hook of each."""

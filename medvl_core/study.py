@@ -17,8 +17,8 @@ class Image:
 
     Args:
         array: ``X Y Z`` (HU for CT) or ``H W`` / ``H W 3`` for radiographs, row 0 at the top of the film.
-        affine: Voxel index → millimetres in RAS+ (x to the patient's right-hand side is negative: nibabel's convention),
-            4 x 4. ``None`` for images without geometry (PNG, JPEG).
+        affine: Voxel index → millimetres in RAS+ (nibabel's convention: the patient's right has negative x), 4 x 4.
+            ``None`` for images without geometry (PNG, JPEG).
     """
 
     array: np.ndarray

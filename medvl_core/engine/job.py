@@ -1,4 +1,4 @@
-"""A job from its first step to its last: naming it, moving batches, processes, stages that may be given instead of trained."""
+"""A job around its training stages: its name, its processes, its batches, stages given instead of trained."""
 
 from __future__ import annotations
 

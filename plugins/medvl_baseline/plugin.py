@@ -140,7 +140,7 @@ def medvl_poolings() -> list[PoolingSpec]:
             name="attention",
             factory="medvl_baseline.poolings:AttentionPooling",
             summary="Multi-head attention of one learned query over the tokens",
-            source="arXiv:2103.00020",
+            source="arXiv:1810.00825",
             license=_APACHE,
             tiny={"embed_dim": 16, "heads": 2},
             scope="global",
@@ -218,6 +218,7 @@ def medvl_evaluators() -> list[EvaluatorSpec]:
                 Metric(name="auprc_macro"),
                 Metric(name="auprc_weighted"),
                 Metric(name="auprc_micro"),
+                Metric(name="classes_left_out", unit="classes", higher_is_better=False),
             ),
         ),
     ]

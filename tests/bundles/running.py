@@ -22,7 +22,9 @@ def copy_bundle(folder: Path, name: str = "x2ct") -> Path:
     return target
 
 
-def command(bundle: Path, *arguments: str, configs: tuple[str, ...] = ("train.json",), inside: bool = False) -> list[str]:
+def command(
+    bundle: Path, *arguments: str, configs: tuple[str, ...] = ("train.json",), inside: bool = False
+) -> list[str]:
     """The command line, to be run from the bundle's parent folder, or from inside it."""
     files = [str(Path("configs" if inside else f"{bundle.name}/configs") / config) for config in configs]
     return [sys.executable, "-m", "monai.bundle", "run", "--config_file", str([*files, str(TINY)]), *arguments]

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import csv
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -37,9 +36,13 @@ def test_metadata_passes_monais_own_check():
 
 def test_training_leaves_weights_tables_figures_and_finished_runs(trained):
     bundle = trained.bundle
-    assert {"model.pt", "teacher.pt", "manifest.json", "vocabulary.txt"} <= {p.name for p in (bundle / "models").iterdir()}
+    assert {"model.pt", "teacher.pt", "manifest.json", "vocabulary.txt"} <= {
+        p.name for p in (bundle / "models").iterdir()
+    }
     assert set(_rows(bundle)) == {"chance", "untrained", "trained"}
-    assert {"comparison.md", "comparison.png", "zero_shot_per_class.csv"} <= {p.name for p in (bundle / "eval").iterdir()}
+    assert {"comparison.md", "comparison.png", "zero_shot_per_class.csv"} <= {
+        p.name for p in (bundle / "eval").iterdir()
+    }
     assert {run.info.status for run in running.runs(bundle)} == {"FINISHED"}
     assert {p.name for p in bundle.iterdir()} <= {
         *("LICENSE", "configs", "docs", "scripts", "models", "eval", "cache", "mlruns", "mlruns.db"),
@@ -156,7 +159,7 @@ def test_radiograph_encoder_is_one_override_away(trained, tmp_path, name):
 
 def test_run_from_inside_writes_to_the_same_place(tmp_path):
     bundle = running.copy_bundle(tmp_path)
-    before = {path for path in tmp_path.rglob("*")}
+    before = set(tmp_path.rglob("*"))
     done = running.run(bundle, "--epochs", "1", "--teacher#epochs", "1", inside=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "trained vs the others" in done.stdout

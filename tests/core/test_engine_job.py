@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from types import SimpleNamespace
 
 import torch
 
@@ -32,7 +33,7 @@ def test_given_weights_replace_a_stage(tmp_path, studies):
     set_seed(99)
     other = stage(tmp_path, studies, seed=7)[2].towers["cxr"]
     path = save_weights(other, tmp_path / "given.pt")
-    train_or_load(trainer, model.towers["cxr"], tmp_path / "best.pt", path)
+    train_or_load(trainer, None, model.towers["cxr"], tmp_path / "best.pt", path)
     assert losses == []
     assert weights_digest(model.towers["cxr"]) == weights_digest(other)
 
@@ -40,11 +41,21 @@ def test_given_weights_replace_a_stage(tmp_path, studies):
 def test_trained_stage_ends_with_its_best_weights(tmp_path, studies):
     trainer, losses, model = stage(tmp_path, studies)
     tower = model.towers["cxr"]
-    train_or_load(trainer, tower, tmp_path / "best.pt")
+    train_or_load(trainer, SimpleNamespace(state=SimpleNamespace(best_metric_epoch=1)), tower, tmp_path / "best.pt")
     assert len(losses) == 12
     assert not tower.training
     best = torch.load(tmp_path / "best.pt", weights_only=True)
     assert all(torch.equal(best[key], value) for key, value in tower.state_dict().items())
+
+
+def test_without_validation_the_last_weights_are_kept_not_those_of_an_earlier_job(tmp_path, studies, caplog):
+    trainer, _, model = stage(tmp_path / "stage", studies, epochs=1)
+    tower = model.towers["cxr"]
+    (tmp_path / "best.pt").write_bytes(b"of an earlier job")
+    train_or_load(trainer, SimpleNamespace(state=SimpleNamespace(best_metric_epoch=-1)), tower, tmp_path / "best.pt")
+    assert "no validation ran in 1 epochs" in caplog.text
+    last = torch.load(tmp_path / "best.pt", weights_only=True)
+    assert all(torch.equal(last[key], value) for key, value in tower.state_dict().items())
 
 
 def test_batch_moves_its_tensors_only():

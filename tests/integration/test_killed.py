@@ -23,7 +23,7 @@ def reference(tmp_path_factory):
 
 
 def _kill_until_done(bundle, kills, workers, rng):
-    """Start with --resume, kill after a random part of the job's working time, again and again; returns kills that hit."""
+    """Start with --resume and kill after a random part of the working time, until done; returns the kills that hit."""
     hits = 0
     for attempt in range(kills * 4):
         process = subprocess.Popen(

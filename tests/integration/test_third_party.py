@@ -29,9 +29,7 @@ def test_example_plugin_trains_x2ct_by_an_override(tmp_path):
     files = {path: path.read_bytes() for path in bundle.rglob("*") if path.is_file()}
     path = os.pathsep.join([str(site), *filter(None, [os.environ.get("PYTHONPATH")])])
     done = subprocess.run(
-        running.command(
-            bundle, "--cxr_encoder#name", "example/tiny_vit", "--epochs", "1", "--teacher#epochs", "1"
-        ),
+        running.command(bundle, "--cxr_encoder#name", "example/tiny_vit", "--epochs", "1", "--teacher#epochs", "1"),
         cwd=bundle.parent,
         env={**running.environment(), "PYTHONPATH": path},
         capture_output=True,

@@ -1,6 +1,6 @@
 """Simulate a frontal radiograph from each CT and write it as PNG, the way training sees it.
 
-    python x2ct/scripts/simulate_radiographs.py scan.nii.gz dicom_folder/ --out films/
+python x2ct/scripts/simulate_radiographs.py scan.nii.gz dicom_folder/ --out films/
 """
 
 from __future__ import annotations

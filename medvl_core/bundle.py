@@ -1,0 +1,161 @@
+"""What a bundle asks of medvl at start-up: mistyped overrides are refused, and errors are one line."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from medvl_core.errors import EXIT_IO, MedvlError, did_you_mean
+from medvl_core.paths import config_files
+
+__all__ = [
+    "OverrideError",
+    "check_bundle",
+    "check_overrides",
+    "exit_code",
+    "explain",
+    "install_excepthook",
+    "unknown_override_keys",
+]
+
+# fmt: off
+MONAI_ARGUMENTS = frozenset({
+    "run_id", "init_id", "final_id", "meta_file", "config_file", "logging_file", "tracking", "args_file",
+    "workflow_name", "workflow_type", "properties_path",
+    "tracking_uri", "experiment_name", "run_name", "save_execute_config", "output_dir",
+})
+# fmt: on
+"""What ``python -m monai.bundle run`` and its MLflow tracking take themselves; everything else overrides a config."""
+
+
+class OverrideError(MedvlError):
+    """An override on the command line names no key of the configs."""
+
+
+def check_bundle(folder: str | Path, schema: str | Path | None = None) -> list[Any]:
+    """Problems of a bundle folder; see ``medvl_core.bundle_check.check_bundle``."""
+    return import_module("medvl_core.bundle_check").check_bundle(folder, schema)  # type: ignore[no-any-return]
+
+
+def unknown_override_keys(files: Iterable[str | Path], overrides: Iterable[str]) -> list[str]:
+    """One line per override whose top-level key is in none of the config files.
+
+    MONAI notices a mistyped nested key, but takes a mistyped top-level key for a new one and runs with the defaults.
+
+    Args:
+        files: JSON config files, as given to ``--config_file``.
+        overrides: Keys such as ``"epochs"`` or ``"train#trainer#max_epochs"``.
+    """
+    known = {_top(key) for file in files for key in json.loads(Path(file).read_text())} | {"_meta_"}
+    unknown = [key for key in overrides if _top(key) not in known | MONAI_ARGUMENTS]
+    return [f"no config has the key {_top(key)!r}{did_you_mean(_top(key), known)}" for key in unknown]
+
+
+def check_overrides(argv: Sequence[str] | None = None) -> None:
+    """Refuses mistyped top-level overrides of ``python -m monai.bundle run``; call it in ``initialize``.
+
+    Does nothing when the process was not started as ``monai.bundle``, e.g. from Python.
+
+    Args:
+        argv: Command line with the program's path first; ``sys.argv`` when ``None``.
+
+    Raises:
+        OverrideError: If an override's top-level key is in no config file; one line each, with the nearest key.
+    """
+    argv = list(sys.argv if argv is None else argv)
+    if Path(argv[0]).parts[-3:] != ("monai", "bundle", "__main__.py"):
+        return
+    unknown = unknown_override_keys(config_files(argv[1:]), _override_keys(argv[1:]))
+    if unknown:
+        raise OverrideError("; ".join(unknown))
+
+
+def _top(key: str) -> str:
+    """``"+train#trainer"`` → ``"train"``; MONAI reads ``#`` and ``::`` alike, and ``+`` extends a value."""
+    return key.lstrip("+").replace("#", "::").split("::")[0]
+
+
+def _override_keys(arguments: Sequence[str]) -> list[str]:
+    keys = []
+    for position, word in enumerate(arguments):
+        if word == "--":  # what follows is for fire itself
+            break
+        if not word.startswith("--"):
+            continue
+        key, equals, value = word[2:].partition("=")
+        key = key.replace("-", "_")
+        keys.append(key)
+        if key == "args_file":
+            keys += list(json.loads(Path(value if equals else arguments[position + 1]).read_text()))
+    return keys
+
+
+def explain(error: BaseException) -> str:
+    """An error in one paragraph: the config id it happened at, and the cause that MONAI wrapped.
+
+    Args:
+        error: Anything raised while a config was parsed or run.
+
+    Returns:
+        ``"<config id>: <cause>"``; the type is left out for medvl's own errors, whose messages are written for users.
+    """
+    cause = _unwrapped(error)
+    message = str(cause) or type(cause).__name__
+    text = message if isinstance(cause, MedvlError) else f"{type(cause).__name__}: {message}"
+    notes = [note for note in getattr(cause, "__notes__", ()) if note.startswith("while ")]
+    where = _config_id(error)
+    return "\n  ".join([f"{where}: {text}" if where else text, *notes])
+
+
+def _unwrapped(error: BaseException) -> BaseException:
+    """Follows MONAI's "Failed to ..." and pydoc's import wrapper, and no other: a plugin's own message stays."""
+    while True:
+        inner = error.__cause__ if isinstance(error, RuntimeError) and str(error).startswith("Failed to ") else None
+        if type(error).__name__ == "ErrorDuringImport":  # pydoc's, which keeps the error in an attribute
+            inner = error.value  # type: ignore[attr-defined]
+        if inner is None:
+            return error
+        error = inner
+
+
+def _config_id(error: BaseException) -> str:
+    """Id of the innermost config item that was being resolved. MONAI's messages lack it, its stack frames have it."""
+    found = ""
+    trace: TracebackType | None = error.__traceback__
+    while trace is not None:
+        code = trace.tb_frame.f_code
+        if code.co_name == "_resolve_one_item" and code.co_filename.endswith("reference_resolver.py"):
+            found = str(trace.tb_frame.f_locals.get("id", found))
+        trace = trace.tb_next
+    return found
+
+
+def exit_code(error: BaseException) -> int:
+    """2, 65, 74, 75 or 77 where the cause has one of its own, else 1."""
+    cause = _unwrapped(error)
+    code: Any = getattr(cause, "exit_code", None)
+    return code if isinstance(code, int) else EXIT_IO if isinstance(cause, OSError) else 1
+
+
+def install_excepthook(environ: Mapping[str, str] = os.environ) -> None:
+    """Shows an uncaught error as one ``ERROR`` paragraph on stderr and ends with its exit code.
+
+    Call it first in ``initialize``. ``MEDVL_DEBUG=1`` keeps Python's full traceback.
+    """
+    if environ.get("MEDVL_DEBUG") == "1":
+        return
+
+    def show(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if not isinstance(error, Exception):
+            sys.__excepthook__(kind, error, trace)
+            return
+        sys.stderr.write(f"ERROR {explain(error)}\n(MEDVL_DEBUG=1 shows the full traceback)\n")
+        raise SystemExit(exit_code(error))
+
+    sys.excepthook = show

@@ -1,0 +1,4 @@
+# reason: SystemExit: 3
+import sys
+
+sys.exit(3)

@@ -1,0 +1,2 @@
+# reason: RuntimeError: no licence file found
+raise RuntimeError("no licence file found")
