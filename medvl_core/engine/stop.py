@@ -35,7 +35,7 @@ def handle_signals() -> None:
 
 
 def raise_if_requested() -> None:
-    """Raise :class:`StopRequested` once a signal has come to any process; all of them call it, where work can resume."""
+    """Raise :class:`StopRequested` once any process got a signal; all processes call it, where work can resume."""
     if any(distributed.gather_objects(_requested.is_set())):
         raise StopRequested
 

@@ -40,7 +40,6 @@ def write_ct_rate_layout(cohort: PhantomCohort, folder: Path | str, version: Lit
         ValueError: If ``version`` is unknown.
         FileExistsError: If ``folder`` already holds a ``dataset``.
     """
-    import pandas as pd
     from rich.console import Console
     from rich.progress import track
 
@@ -70,14 +69,20 @@ def write_ct_rate_layout(cohort: PhantomCohort, folder: Path | str, version: Lit
             rows["reports"].append(volume | _report_row(study))
             rows["labels"].append(volume | {label: int(study.labels[label]) for label in CT_RATE_NAMES})
             rows["metadata"].append(volume | _metadata_row(study, image, slope, intercept))
-        for kind, path in {
-            "reports": f"radiology_text_reports/{table}_reports.csv",
-            "labels": f"multi_abnormality_labels/{prefix}_predicted_labels.csv",
-            "metadata": f"metadata/{table}_metadata.csv",
-        }.items():
-            (root / path).parent.mkdir(parents=True, exist_ok=True)
-            pd.DataFrame(rows[kind]).to_csv(root / path, index=False)
+        _write_tables(root, prefix, table, rows)
     return root
+
+
+def _write_tables(root: Path, prefix: str, table: str, rows: dict[str, list[dict[str, Any]]]) -> None:
+    import pandas as pd
+
+    for kind, path in {
+        "reports": f"radiology_text_reports/{table}_reports.csv",
+        "labels": f"multi_abnormality_labels/{prefix}_predicted_labels.csv",
+        "metadata": f"metadata/{table}_metadata.csv",
+    }.items():
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        pd.DataFrame(rows[kind]).to_csv(root / path, index=False)
 
 
 def _names(studies: list[Study], prefix: str) -> Iterator[str]:
