@@ -17,7 +17,7 @@ class Image:
 
     Args:
         array: ``X Y Z`` (HU for CT) or ``H W`` / ``H W 3`` for radiographs, row 0 at the top of the film.
-        affine: Voxel index → millimetres in RAS+ (nibabel's convention: the patient's right has negative x), 4 x 4.
+        affine: Voxel index → millimetres in RAS+ (nibabel's convention: x grows towards the patient's right), 4 x 4.
             ``None`` for images without geometry (PNG, JPEG).
     """
 

@@ -47,7 +47,7 @@ class EpochLine:
         loss = sum(self._losses) / max(len(self._losses), 1)
         state.metrics["epoch_loss"] = loss
         shown = [f"loss {loss:.4f}"]
-        if self.evaluator is not None:
+        if self.evaluator is not None and self.evaluator.state.epoch == state.epoch:  # validated in this epoch
             values = self.evaluator.state.metrics
             state.metrics.update(
                 {f"validation/{name}": value for name, value in values.items() if isinstance(value, float)}
