@@ -5,8 +5,10 @@ That is what makes a killed run continue bit for bit, on any number of workers: 
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import signal
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -23,7 +25,7 @@ from medvl_core.store import TensorStore
 from medvl_core.study import Study
 from medvl_core.transforms import standardise
 
-__all__ = ["CounterBatchSampler", "ImageRows", "StudyDataset", "collate", "ignore_signals", "rng_for", "study_loader"]
+__all__ = ["CounterBatchSampler", "ImageRows", "StudyDataset", "collate", "rng_for", "start_worker", "study_loader"]
 
 
 def rng_for(*key: int | str) -> np.random.Generator:
@@ -241,7 +243,7 @@ def study_loader(
         num_workers=num_workers,
         collate_fn=collate,
         pin_memory=pin_memory,
-        worker_init_fn=ignore_signals,
+        worker_init_fn=start_worker,
         generator=torch.Generator().manual_seed(seed),  # keeps the loader from drawing on the global generator
     )
 
@@ -255,10 +257,12 @@ def collate(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return batch
 
 
-def ignore_signals(worker: int) -> None:
-    """A signal to the process group is for the main process, which finishes its step and then ends the workers."""
+def start_worker(worker: int) -> None:
+    """A signal to the process group is for the main process, which finishes its step; a worker ends with its parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: also when the parent was killed
 
 
 def _source(study: Study, modality: str) -> Any:

@@ -17,7 +17,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from medvl_core import distributed
 from medvl_core.alignment import Tower
-from medvl_core.data import ImageRows, ignore_signals, rng_for
+from medvl_core.data import ImageRows, rng_for, start_worker
 from medvl_core.engine.stop import raise_if_requested
 from medvl_core.protocols import TextSource
 from medvl_core.specs import ImageInput
@@ -60,7 +60,8 @@ def prepare_images(studies: Sequence[Study], rows: Sequence[ImageRows], num_work
         batch_size=8,
         num_workers=num_workers,
         collate_fn=list,
-        worker_init_fn=ignore_signals,
+        worker_init_fn=start_worker,
+        generator=torch.Generator(),  # its own, so that weights built later do not depend on what was missing
     )
     with Progress(disable=not own or distributed.rank() > 0) as progress:
         task = progress.add_task("standardising images", total=len(own))
@@ -68,7 +69,8 @@ def prepare_images(studies: Sequence[Study], rows: Sequence[ImageRows], num_work
             for row in kept:
                 made = [(own[item["index"]], item[row.modality]) for item in batch if row.modality in item]
                 if made:
-                    row.store.put([row.key(study) for study, _ in made], np.stack([image for _, image in made]))  # type: ignore[union-attr]
+                    images = torch.stack([image for _, image in made]).numpy()
+                    row.store.put([row.key(study) for study, _ in made], images)  # type: ignore[union-attr]
             progress.advance(task, len(batch))
             if distributed.world_size() == 1:
                 raise_if_requested()
@@ -144,7 +146,13 @@ class FrozenEmbedding:
         groups = [list(studies[start : start + size]) for start in range(0, len(studies), size)]
         if not isinstance(self.inputs, ImageRows):
             return ((group, [self._text(study) for study in group]) for group in groups)
-        loader = DataLoader(_Reading(studies, self.inputs), batch_size=size, num_workers=num_workers)
+        loader = DataLoader(
+            _Reading(studies, self.inputs),
+            batch_size=size,
+            num_workers=num_workers,
+            worker_init_fn=start_worker,
+            generator=torch.Generator(),
+        )
         return zip(groups, (images.to(self.device) for images in loader), strict=True) if studies else ()
 
     def _text(self, study: Study) -> str:
@@ -174,7 +182,7 @@ class _Making(TorchDataset[dict[str, Any]]):
     def __getitem__(self, index: int) -> dict[str, Any]:
         study = self.studies[index]
         missing = [row for row in self.rows if row.key(study) in self.wanted[row.modality]]
-        return {"index": index, **{row.modality: row.make(study).numpy() for row in missing}}
+        return {"index": index, **{row.modality: row.make(study) for row in missing}}
 
 
 class _Reading(TorchDataset[Tensor]):

@@ -153,6 +153,7 @@ def build_bert_small(
     layers: int = 4,
     heads: int = 4,
     max_length: int = 128,
+    dropout: float = 0.1,
     lower_case: bool = True,
     weights: str | Path = "random",
 ) -> BertSmall:
@@ -165,6 +166,7 @@ def build_bert_small(
         layers: Transformer blocks.
         heads: Attention heads; must divide ``hidden_size``.
         max_length: Tokens kept, special tokens included.
+        dropout: Share of units dropped in training, in the layers and in the attention.
         lower_case: Whether to fold case; as the vocabulary was built.
         weights: ``"random"``, or a state dict (.safetensors, .pt) of this encoder.
 
@@ -189,6 +191,8 @@ def build_bert_small(
         num_attention_heads=heads,
         intermediate_size=4 * hidden_size,
         max_position_embeddings=max_length,
+        hidden_dropout_prob=dropout,
+        attention_probs_dropout_prob=dropout,
         pad_token_id=tokens.index("[PAD]"),
     )
     encoder = BertSmall(

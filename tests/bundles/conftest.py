@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import signal
 import sys
+from pathlib import Path
 
 import pytest
 from monai.bundle import ConfigWorkflow
@@ -20,13 +21,15 @@ class Trained:
     def workflow(self, *configs, **overrides):
         files = [str(self.bundle / "configs" / name) for name in configs]
         kind = "inference" if configs[0] == "inference.json" else "train"
+        known = json.loads(Path(files[0]).read_text())
+        tiny = {key: value for key, value in self.tiny.items() if key.split("::")[0] in known}
         return ConfigWorkflow(
             config_file=files,
             meta_file=str(self.bundle / "configs" / "metadata.json"),
             logging_file=False,
             workflow_type=kind,
             bundle_root=str(self.bundle),
-            **{**self.tiny, **overrides},
+            **{**tiny, **overrides},
         )
 
     def run(self, *configs, **overrides):

@@ -25,7 +25,7 @@ def reference(tmp_path_factory):
 def _kill_until_done(bundle, kills, workers, rng):
     """Start with --resume and kill after a random part of the working time, until done; returns the kills that hit."""
     hits = 0
-    for attempt in range(kills * 4):
+    for _ in range(kills * 4):
         process = subprocess.Popen(
             running.command(bundle, "--resume", "True", "--num_workers", str(workers)),
             cwd=bundle.parent,
@@ -34,13 +34,14 @@ def _kill_until_done(bundle, kills, workers, rng):
             stderr=subprocess.STDOUT,
             text=True,
         )
-        if attempt == 0 or hits < kills:
-            _wait_for_work(process)
+        seen = ""
+        if hits < kills:
+            seen = _wait_for_work(process)
             time.sleep(rng.uniform(0, 4))
             if process.poll() is None:
                 process.send_signal(signal.SIGKILL)
                 hits += 1
-        out = process.communicate(timeout=500)[0]
+        out = seen + process.communicate(timeout=500)[0]
         if process.returncode == 0:
             return hits
         assert process.returncode == -signal.SIGKILL, out
@@ -48,9 +49,12 @@ def _kill_until_done(bundle, kills, workers, rng):
 
 
 def _wait_for_work(process):
+    seen = ""
     for line in process.stdout:
+        seen += line
         if "standardising" in line or "resumed" in line or "teacher epoch" in line or "no checkpoint" in line:
-            return
+            break
+    return seen
 
 
 @pytest.mark.parametrize(
