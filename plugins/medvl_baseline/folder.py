@@ -12,7 +12,7 @@ import numpy as np
 
 from medvl_core.radiograph import SimulatedRadiograph
 from medvl_core.readers import FileSource
-from medvl_core.study import ImageSource, Report, Study
+from medvl_core.study import ImageSource, Report, Shared, Study
 
 if TYPE_CHECKING:
     from pandas import DataFrame, Series
@@ -144,6 +144,7 @@ class FolderDataset:
                 f"{where}: neither {' nor '.join(self._images.values())} names a file; remove the row or add one"
             )
         if self._simulate is not None and "cxr" not in images:
+            images["ct"] = Shared(images["ct"])  # read once for both
             images["cxr"] = SimulatedRadiograph(images["ct"], **self._simulate)
         return images
 
@@ -165,7 +166,8 @@ class FolderDataset:
                     "give each image set its own id"
                 )
             first[study.study_id] = number
-            for source in study.images.values():
+            for image in study.images.values():
+                source = image.source if isinstance(image, Shared) else image
                 if isinstance(source, FileSource):
                     before, subject = owner.setdefault(source.path.resolve(), (number, study.subject_id))
                     if subject != study.subject_id:
