@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -40,8 +41,8 @@ class TrackedRun(MLFlowHandler):
         params: Mapping[str, Any] | None = None,
         artifacts: Sequence[str | Path] = (),
     ) -> None:
-        Path(store).resolve().parent.mkdir(parents=True, exist_ok=True)
         _quiet_migrations()
+        _create_store(Path(store).resolve())
         super().__init__(
             tracking_uri=f"sqlite:///{Path(store).resolve()}",
             experiment_name=experiment_name,
@@ -81,6 +82,20 @@ def _loss_terms(output: Mapping[str, Any]) -> dict[str, float]:
         "loss": output["loss"].item(),
         **{f"loss/{name}": value.item() for name, value in output["pred"].terms.items()},
     }
+
+
+def _create_store(path: Path) -> None:
+    """Make the tables in a file beside the store and move it there: killed half-way, they could never be completed."""
+    if path.is_file():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for stale in path.parent.glob(f".{path.name}.*.part"):
+        stale.unlink()
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")  # MLflow remembers stores by path
+    handler = MLFlowHandler(tracking_uri=f"sqlite:///{partial}")
+    handler.client.search_experiments()
+    handler.close()
+    os.replace(partial, path)
 
 
 def _quiet_migrations() -> None:

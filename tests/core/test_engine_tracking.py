@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+
 import mlflow
 import pytest
 from ignite.engine import Events
@@ -53,6 +55,23 @@ def test_ended_run_says_so_and_a_resume_goes_on_in_it(tmp_path, studies, error, 
     history = {(m.step, m.value) for m in client.get_metric_history(run.info.run_id, "loss")}
     assert history == set(before + after)
     assert {step for step, _ in history} == set(range(1, 7))
+
+
+def test_store_appears_whole_or_not_at_all(tmp_path, studies, monkeypatch):
+    replace = os.replace
+
+    def killed(*paths):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        TrackedRun("job-toy", tmp_path / "mlruns.db", "toy")
+    assert not (tmp_path / "mlruns.db").exists()
+    monkeypatch.setattr(os, "replace", replace)
+    trainer, _ = _tracked(tmp_path, studies)
+    trainer.run()
+    assert _runs(tmp_path)[1][0].info.status == "FINISHED"
+    assert list(tmp_path.glob(".mlruns*")) == []
 
 
 def test_next_job_does_not_join_a_crashed_run(tmp_path, studies):
