@@ -20,6 +20,7 @@ from ignite.engine import Engine, Events
 
 from medvl_core import distributed
 from medvl_core.data import rng_for
+from medvl_core.engine.job import as_flag
 from medvl_core.engine.stop import raise_if_requested
 from medvl_core.weights import WeightsError, atomic_save, read_checkpoint
 
@@ -48,7 +49,7 @@ class ExactResume:
         path: str | Path,
         objects: Mapping[str, Any],
         seed: int,
-        resume: bool = False,
+        resume: bool | str = False,
         evaluator: Engine | None = None,
         every: int | None = None,
     ) -> None:
@@ -56,7 +57,7 @@ class ExactResume:
         self.previous = self.path.with_name(f"{self.path.stem}_previous{self.path.suffix}")
         self.objects = dict(objects)
         self.seed = int(seed)
-        self.resume = resume
+        self.resume = as_flag(resume, "resume")
         self.evaluator = evaluator
         self.every = every
 

@@ -15,7 +15,7 @@ class Killed(BaseException):
 def _die_at(trainer, step, event):
     def die(engine):
         if engine.state.iteration == step:
-            raise Killed
+            raise Killed("gone")
 
     trainer.add_event_handler(event, die)
 
@@ -40,7 +40,7 @@ def test_killed_and_resumed_run_has_the_losses_of_an_uninterrupted_one(
 
     killed, before, _ = stage(tmp_path / "cut", studies, workers=workers, every=every)
     _die_at(killed, step, event)
-    with pytest.raises(Killed):
+    with pytest.raises(Killed, match="gone"):
         killed.run()
     resumed, after, resumed_model = stage(tmp_path / "cut", studies, workers=workers, every=every, resume=True, seed=0)
     resumed.run()
@@ -75,7 +75,7 @@ def test_damaged_checkpoint_falls_back_to_the_one_before(tmp_path, studies, capl
     whole[0].run()
     cut, _, _ = stage(tmp_path / "cut", studies)
     _die_at(cut, 9, Events.ITERATION_COMPLETED)
-    with pytest.raises(Killed):
+    with pytest.raises(Killed, match="gone"):
         cut.run()
     path = tmp_path / "cut" / "toy_last.pt"
     damaged = bytearray(path.read_bytes())

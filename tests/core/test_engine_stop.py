@@ -33,7 +33,7 @@ def test_signal_saves_the_step_and_the_resumed_run_is_exact(tmp_path, studies, n
 
     cut.add_event_handler(Events.ITERATION_STARTED, send)
     handle_signals()
-    with pytest.raises(StopRequested) as stopped:
+    with pytest.raises(StopRequested, match="--resume True") as stopped:
         cut.run()
     assert stopped.value.code == 75
     handle_signals()

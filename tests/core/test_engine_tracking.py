@@ -61,10 +61,10 @@ def test_store_appears_whole_or_not_at_all(tmp_path, studies, monkeypatch):
     replace = os.replace
 
     def killed(*paths):
-        raise KeyboardInterrupt
+        raise KeyboardInterrupt("killed")
 
     monkeypatch.setattr(os, "replace", killed)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt, match="killed"):
         TrackedRun("job-toy", tmp_path / "mlruns.db", "toy")
     assert not (tmp_path / "mlruns.db").exists()
     monkeypatch.setattr(os, "replace", replace)
