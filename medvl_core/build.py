@@ -82,7 +82,7 @@ def build_component(component: Component, options: Mapping[str, Any]) -> Any:
     _check_options(component, factory, options)
     try:
         instance = factory(**options)
-    except Exception as error:
+    except Exception as error:  # only annotated, then raised on
         error.add_note(f"while building {component.kind} {component}")
         raise
     if isinstance(component.spec, EncoderSpec):
@@ -102,7 +102,7 @@ def load_factory(component: Component) -> Callable[..., Any]:
     module_name, _, attribute = component.spec.factory.partition(":")
     try:
         module = import_module(module_name)
-    except Exception as error:
+    except Exception as error:  # only annotated, then raised on
         error.add_note(f"while importing {module_name!r} for {component.kind} {component}")
         raise
     factory = getattr(module, attribute, None)

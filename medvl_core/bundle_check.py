@@ -182,7 +182,7 @@ def _check_component(
 def _unknown_options(where: str, component: Component, given: Mapping[str, Any]) -> Iterator[Problem]:
     try:
         options = component_options(component)
-    except Exception as error:
+    except Exception as error:  # whatever a plugin raises becomes a listed problem
         yield Problem(where, f"{component.full_name}: {explain(error)}")
         return
     if any(option.kind is option.VAR_KEYWORD for option in options.values()):
@@ -213,7 +213,7 @@ def _check_builds(uses: list[_Use]) -> Iterator[Problem]:
             if use.component.kind == "dataset" and set(needed) - set(use.component.spec.tiny):
                 continue  # needs data of its own, so it has no tiny instance
             build_component(use.component, use.component.spec.tiny)
-        except Exception as error:
+        except Exception as error:  # whatever a plugin raises becomes a listed problem
             yield Problem(
                 use.where, f"{use.component.full_name} does not build with its tiny options: {explain(error)}"
             )

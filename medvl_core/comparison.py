@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from medvl_core.files import write_text
 from medvl_core.specs import Metric
 
 if TYPE_CHECKING:
@@ -238,22 +239,13 @@ def write_evaluation(
     for name, table in (tables or {}).items():
         if Path(name).name != name:
             raise ValueError(f"table name {name!r} becomes a file name; use one without folders")
-        _write(folder / f"{name}.csv", table.to_csv(index=False))
-    _write(folder / "comparison.md", comparison.markdown())
+        write_text(folder / f"{name}.csv", table.to_csv(index=False))
+    write_text(folder / "comparison.md", comparison.markdown())
     drawn = comparison.figure(folder / "comparison.tmp.png").replace(folder / "comparison.png")
     names = [os.path.relpath(path, folder) for path in (*figures, drawn)]
     content = {**comparison.as_dict(), "figures": names, "tables": [f"{name}.csv" for name in tables or {}]}
-    _write(folder / "metrics.json", json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+    write_text(folder / "metrics.json", json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
     return folder / "metrics.json"
-
-
-def _write(path: Path, text: str) -> None:
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    with part.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
 
 
 def _finite(value: float) -> float | None:

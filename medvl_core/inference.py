@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from torch import nn
 
 from medvl_core.alignment import AlignmentModel
 from medvl_core.data import ImageRows, StudyDataset, study_loader
+from medvl_core.files import write_text
 from medvl_core.readers import FileSource
 from medvl_core.study import Study
 
@@ -119,29 +121,18 @@ class FindingsPrediction:
         return usable, refused
 
     def _write(self, found: Mapping[str, Mapping[str, float]], refused: Mapping[str, str]) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
         header = ["study", *self.classifier.classes]
         lines = [header, *([study, *(f"{p:.6f}" for p in row.values())] for study, row in found.items())]
-        _replace(
-            self.folder / "findings.csv", "\n".join(",".join(_quoted(cell) for cell in line) for line in lines) + "\n"
-        )
+        table = io.StringIO()
+        csv.writer(table, lineterminator="\n").writerows(lines)
+        write_text(self.folder / "findings.csv", table.getvalue())
         prompts = {
             side: dict(zip(self.classifier.classes, texts, strict=True))
             for side, texts in self.classifier.prompts.items()
         }
         content = {"probabilities": found, "refused": refused, "prompts": prompts, "note": "research use only"}
-        _replace(self.folder / "findings.json", json.dumps(content, indent=1))
+        write_text(self.folder / "findings.json", json.dumps(content, indent=1))
         for study, row in found.items():
             top = sorted(row.items(), key=lambda item: -item[1])[:5]
             logger.info("%s: %s", study, ", ".join(f"{name} {p:.2f}" for name, p in top))
         logger.info("%d radiograph(s) → %s; %d refused", len(found), self.folder / "findings.csv", len(refused))
-
-
-def _quoted(cell: str) -> str:
-    return '"' + cell.replace('"', '""') + '"' if any(mark in cell for mark in ',"\n') else cell
-
-
-def _replace(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    partial.write_text(text)
-    os.replace(partial, path)

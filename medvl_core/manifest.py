@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import platform
 import subprocess
 import sys
@@ -14,6 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from medvl_core.files import write_text
 from medvl_core.paths import config_files
 from medvl_core.study import Study
 
@@ -61,12 +61,7 @@ def run_manifest(
 
 def write_manifest(path: str | Path, manifest: Mapping[str, Any]) -> Path:
     """Write it as JSON, atomically."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    partial.write_text(json.dumps(manifest, indent=1, sort_keys=True))
-    os.replace(partial, path)
-    return path
+    return write_text(path, json.dumps(manifest, indent=1, sort_keys=True))
 
 
 def read_manifest(path: str | Path) -> dict[str, Any]:

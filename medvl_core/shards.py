@@ -122,7 +122,7 @@ def write_shard(
             text = f"{folder}: disk full, {n_bytes / 1e6:.1f} MB to write and {missing:.1f} MB missing"
             raise OSError(error.errno, f"{text}; free space and run again, earlier rows are kept") from error
         raise
-    except BaseException:
+    except BaseException:  # also on Ctrl-C: no temporary file stays
         temporary.unlink(missing_ok=True)
         raise
     return path

@@ -129,6 +129,6 @@ def _write_atomically(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException:  # also on Ctrl-C: no temporary file stays
         os.unlink(temporary)
         raise

@@ -16,6 +16,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from medvl_core import distributed
+from medvl_core.files import write_text
 from medvl_core.weights import load_weights, save_weights
 
 __all__ = ["as_flag", "prepare_batch", "set_seed", "start_job", "start_process_group", "train_or_load"]
@@ -59,9 +60,7 @@ def start_job(folder: str | Path, resume: bool | str, name: str) -> str:
             for stale in [*record.parent.glob("*_last.pt"), *record.parent.glob("*_last_previous.pt")]:
                 stale.unlink()
             job = f"{name}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
-            partial = record.with_suffix(".part")
-            partial.write_text(json.dumps({"job": job}))
-            os.replace(partial, record)
+            write_text(record, json.dumps({"job": job}))
     return str(distributed.gather_objects(job)[0])
 
 

@@ -177,7 +177,7 @@ def test_ambiguous_short_name_lists_the_full_names():
 
 def test_unknown_name_says_what_there_is_and_what_failed():
     failed = PluginRecord(id="theirs", distribution="other", version="3", status="broken", reason="ImportError: no x")
-    with pytest.raises(ComponentLookupError) as caught:
+    with pytest.raises(ComponentLookupError, match="no loss is called") as caught:
         Registry([record("mine", "infonce"), failed]).find("loss", "infonze")
     message = str(caught.value)
     assert message.startswith("no loss is called 'infonze'; did you mean 'infonce'?")

@@ -146,7 +146,7 @@ def test_errors_say_what_is_missing():
     with pytest.raises(ValueError, match="has no spacing"):
         Resample((4, 4), (1.0, 1.0), 0.0)(Image(np.zeros((4, 4), np.float32)))
     two = Image(np.zeros((8, 8, 2), np.float32))
-    with pytest.raises(RuntimeError) as caught:
+    with pytest.raises(RuntimeError, match="applying transform") as caught:
         standardise(ImageInput(channels=3, size=(4, 4)))(two)
     assert "2 channels, the encoder reads 3" in str(caught.value.__cause__)
 
