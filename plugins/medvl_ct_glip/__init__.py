@@ -1,0 +1,1 @@
+"""Organ pooling, organ-level objectives, report extraction, masks."""

@@ -1,0 +1,1 @@
+"""Slice-pooling adapter, region-modality-condition captions and their datasets."""
