@@ -55,6 +55,7 @@ class EncoderOutput:
         pooled: The encoder's own pooled vector ``B F``, or ``None``.
         features: Its highest-resolution map ``B F *spatial``, or ``None``.
         mask: Valid tokens ``B N`` (bool), or ``None`` when all are.
+        logits: Segmentation logits ``B K *spatial`` of an encoder that segments, finest first, or ``None``.
     """
 
     tokens: Tensor
@@ -62,6 +63,7 @@ class EncoderOutput:
     pooled: Tensor | None = None
     features: Tensor | None = None
     mask: Tensor | None = None
+    logits: tuple[Tensor, ...] | None = None
 
 
 @dataclass(slots=True)

@@ -41,7 +41,7 @@ def _row(batch: Tensor | TokenBatch, index: int) -> Tensor | TokenBatch:
 def _parts(output: EncoderOutput) -> list[Tensor]:
     """The float parts of an output; tokens outside the mask carry no meaning and are zeroed."""
     tokens = output.tokens if output.mask is None else output.tokens * output.mask[..., None]
-    return [tokens, *(part for part in (output.pooled, output.features) if part is not None)]
+    return [tokens, *(part for part in (output.pooled, output.features, *(output.logits or ())) if part is not None)]
 
 
 def _run(encoder: Any) -> list[Tensor]:

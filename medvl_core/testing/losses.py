@@ -36,9 +36,15 @@ def _extras(subject: Subject) -> dict[str, Any]:
     return {name: makers[name](_PAIRS) for name in subject.spec.needs}
 
 
-def _loss(loss: Any, subject: Subject, embeddings: dict[str, Tensor], temperature: float = 0.07) -> LossOutput:
+def _loss(
+    loss: Any,
+    subject: Subject,
+    embeddings: dict[str, Tensor],
+    temperature: float = 0.07,
+    extras: dict[str, Any] | None = None,
+) -> LossOutput:
     scale = torch.tensor(1 / temperature, dtype=next(iter(embeddings.values())).dtype)
-    return loss(AlignmentBatch(embeddings, scale, _extras(subject)))  # type: ignore[no-any-return]
+    return loss(AlignmentBatch(embeddings, scale, _extras(subject) if extras is None else extras))  # type: ignore[no-any-return]
 
 
 def _runner(subject: Subject) -> modules.Run:
@@ -71,14 +77,21 @@ def finite_in_half_precision(subject: Subject) -> None:
 
 
 def gradients(subject: Subject) -> None:
-    """A gradient reaches every trainable parameter, and at least one modality."""
+    """A gradient reaches every trainable parameter, and at least one modality or extra entry (logits)."""
     modules.gradients(subject, _runner(subject))
-    embeddings = _embeddings(subject)
-    _loss(subject.build(), subject, embeddings).total.backward()  # type: ignore[no-untyped-call]
-    reached = [name for name, value in embeddings.items() if value.grad is not None and bool(value.grad.any())]
-    require(bool(reached), subject, "no gradient reaches any embedding")
+    embeddings, extras = _embeddings(subject), _extras(subject)
+    _loss(subject.build(), subject, embeddings, extras=extras).total.backward()  # type: ignore[no-untyped-call]
+    tensors = [value for entry in extras.values() for value in (entry if isinstance(entry, tuple) else (entry,))]
+    inputs = [*embeddings.values(), *(value for value in tensors if isinstance(value, Tensor))]
+    reached = [value for value in inputs if value.grad is not None and bool(value.grad.any())]
+    require(bool(reached), subject, "no gradient reaches any embedding or extra entry")
     for name in subject.spec.modalities:
-        require(name in reached, subject, f"no gradient reaches {name!r}, which the spec lists")
+        gradient = embeddings[name].grad
+        require(
+            gradient is not None and bool(gradient.any()),
+            subject,
+            f"no gradient reaches {name!r}, which the spec lists",
+        )
 
 
 def order_of_pairs(subject: Subject) -> None:

@@ -168,22 +168,22 @@ class PoolingDrawing(Pooling):
 
 
 class RegionPooling(nn.Module):
-    """Mean of the features inside each region; empty regions give zeros."""
+    """Mean of the features inside each of four regions; empty ones give zeros."""
+
+    first, smallest = 1, 1e-6
 
     def forward(self, features, regions):
-        weights = regions.flatten(2)
-        return (weights @ features.flatten(2).mT) / weights.sum(dim=2, keepdim=True).clamp(min=1e-6)
+        weights = F.one_hot(regions.flatten(1), 5)[..., self.first :].mT.to(features.dtype)
+        return (weights @ features.flatten(2).mT) / weights.sum(dim=2, keepdim=True).clamp(min=self.smallest)
 
 
 class RegionPoolingDividingByZero(RegionPooling):
-    def forward(self, features, regions):
-        weights = regions.flatten(2)
-        return (weights @ features.flatten(2).mT) / weights.sum(dim=2, keepdim=True)
+    smallest = 0
 
 
-class RegionPoolingMixingRegions(RegionPooling):
+class RegionPoolingReadingBackground(RegionPooling):
     def forward(self, features, regions):
-        return super().forward(features, regions) / regions.shape[1]
+        return super().forward(features, regions) + features.mean()
 
 
 class Loss(nn.Module):

@@ -1,0 +1,79 @@
+"""Published checkpoints into the volume encoders: nnU-Net v2 and UniMiSS. Strict; nothing in a file is executed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from medvl_core.weights import WeightsError, load_state, read_checkpoint
+from medvl_ct_glip.volume_encoders import SegmentingEncoder
+
+__all__ = ["load_nnunet", "load_unimiss"]
+
+_PREFIXES = {"student": "module.backbone.", "teacher": "backbone."}
+_HEADS = ("cls_conv.", "ds0_cls_conv.", "ds1_cls_conv.", "ds2_cls_conv.", "ds3_cls_conv.")
+_NUMPY_SCALARS = [
+    np.dtype,
+    np._core.multiarray.scalar,  # type: ignore[attr-defined]
+    *(type(np.dtype(name)) for name in ("float32", "float64", "int64")),
+]
+
+
+def load_nnunet(encoder: SegmentingEncoder, path: Path | str) -> None:
+    """Load ``checkpoint_final.pth`` of nnU-Net v2 into an encoder built with the same plans and classes.
+
+    Raises:
+        WeightsError: If the file has no ``network_weights``, or a tensor is missing, unexpected or mis-shaped.
+    """
+    with torch.serialization.safe_globals(_NUMPY_SCALARS):  # nnU-Net logs its losses in there
+        content = read_checkpoint(path)
+    state = _entry(content, "network_weights", path)
+    for prefix in ("module.", "_orig_mod."):  # DistributedDataParallel, torch.compile
+        state = {key.removeprefix(prefix): value for key, value in state.items()}
+    load_state(encoder.network, state, path)
+
+
+def load_unimiss(
+    encoder: SegmentingEncoder, path: Path | str, branch: Literal["student", "teacher"] = "student"
+) -> None:
+    """Load ``UniMiss_small.pth`` into a MiT encoder; its segmentation heads, which the file has not, stay as they are.
+
+    The file holds a network for 2D and 3D: names with "2D" are left out and "3D" is cut from the others. Position
+    embeddings lose their class token and are resized linearly along the flattened tokens, as published.
+
+    Raises:
+        WeightsError: If the branch is absent, or a tensor is missing, unexpected or mis-shaped.
+    """
+    content = _entry(read_checkpoint(path), branch, path)
+    prefix = _PREFIXES[branch]
+    own = encoder.network.state_dict()
+    state = {key: value for key, value in own.items() if key.startswith(_HEADS)}
+    for key, value in content.items():
+        if key.startswith(prefix) and "2D" not in key:
+            name = key.removeprefix(prefix).replace("3D", "")
+            state[name] = _positions(value, own.get(name)) if "os_embed" in name or "PosEmbed" in name else value
+    load_state(encoder.network, state, path)
+
+
+def _entry(content: Any, name: str, path: Path | str) -> dict[str, Tensor]:
+    if not isinstance(content, Mapping) or not isinstance(content.get(name), Mapping):
+        found = sorted(map(str, content)) if isinstance(content, Mapping) else type(content).__name__
+        raise WeightsError(f"{path}: no {name!r} in it, only {found}; is it the right kind of checkpoint?")
+    return {key: value for key, value in content[name].items() if isinstance(value, Tensor)}
+
+
+def _positions(value: Tensor, own: Tensor | None) -> Tensor:
+    """Without the class token of an odd token count, and as many tokens as the network has."""
+    if own is None or value.ndim != 3 or value.shape[1] == own.shape[1]:
+        return value
+    if value.shape[1] % 2:  # grids are even; one more token is the class token
+        value = value[:, 1:]
+    if value.shape[1] == own.shape[1]:
+        return value
+    return functional.interpolate(value.mT, own.shape[1], mode="linear", align_corners=True).mT
