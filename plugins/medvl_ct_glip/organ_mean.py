@@ -43,7 +43,7 @@ class OrganMean(nn.Module):
         Raises:
             ValueError: If batch sizes differ or a label exceeds R.
         """
-        regions = self._on_grid(features, regions)
+        regions = self.on_grid(features, regions)
         counts = self.voxels(regions).clamp(min=1).to(features.dtype)
         order = sorted((2, 3, 4), key=lambda axis: -features.stride(axis))  # memory order: flattening is then free
         flat = features.permute(0, 1, *order).flatten(2)
@@ -56,7 +56,8 @@ class OrganMean(nn.Module):
         flat = regions.flatten(1).long()
         return torch.stack([row.bincount(minlength=self.n_regions + 1)[1:] for row in flat])
 
-    def _on_grid(self, features: Tensor, regions: Tensor) -> Tensor:
+    def on_grid(self, features: Tensor, regions: Tensor) -> Tensor:
+        """The label map on the grid of ``features``, checked."""
         if features.ndim != 5 or regions.ndim != 4 or len(features) != len(regions):
             raise ValueError(
                 f"features {tuple(features.shape)} and regions {tuple(regions.shape)} do not fit; "
