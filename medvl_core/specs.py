@@ -45,12 +45,17 @@ class ImageInput:
         channels: Channels the encoder reads; a one-channel image is repeated to fill them.
         size: Voxels ``(X, Y, Z)`` of a volume in the axes of ``axcodes``, or pixels ``(H, W)`` of a radiograph.
         axcodes: Orientation of a volume's axes, e.g. ``"RAS"``. ``None`` for 2D images.
-        spacing_mm: Voxel spacing to resample to. ``None`` fits the whole image into ``size``: each axis is scaled so
-            that the image fills it (volumes), or the shorter side is scaled and the longer one cropped (radiographs).
+        spacing_mm: Voxel spacing to resample to. ``None`` fits the image into ``size``: each axis is scaled so that the
+            image fills it (volumes), or as ``fit`` says (radiographs).
         window_hu: Intensities that map to ``output_range``; values outside are clipped. ``None`` uses the image's own
             minimum and maximum, as is usual for radiographs.
         output_range: Range of the values the encoder reads.
         pad_value: Value of voxels outside the image, in the units of ``output_range``.
+        fit: 2D images: ``"cover"`` scales the shorter side and crops the longer one, ``"contain"`` scales the longer
+            side and pads the shorter one.
+        interpolation: 2D images: ``"linear"`` or ``"cubic"``, both antialiased; cubic is what CLIP was trained with.
+        mean: Subtracted from each channel at the end, in the units of ``output_range``; with ``std``.
+        std: Each channel is divided by it.
     """
 
     channels: int
@@ -60,6 +65,10 @@ class ImageInput:
     window_hu: tuple[float, float] | None = None
     output_range: tuple[float, float] = (-1.0, 1.0)
     pad_value: float = -1.0
+    fit: Literal["cover", "contain"] = "cover"
+    interpolation: Literal["linear", "cubic"] = "linear"
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         if len(self.size) not in (2, 3) or any(int(n) < 1 for n in self.size):
@@ -72,6 +81,19 @@ class ImageInput:
             raise ValueError(f"ImageInput.spacing_mm {self.spacing_mm} and size {self.size} differ in length")
         if self.window_hu is not None and not self.window_hu[0] < self.window_hu[1]:
             raise ValueError(f"ImageInput.window_hu is {self.window_hu}; the lower bound must be below the upper")
+        if self.fit not in ("cover", "contain") or self.interpolation not in ("linear", "cubic"):
+            raise ValueError(
+                f"ImageInput.fit is {self.fit!r} and interpolation {self.interpolation!r}; "
+                "give cover or contain, and linear or cubic"
+            )
+        if len(self.size) == 3 and (self.fit, self.interpolation) != ("cover", "linear"):
+            raise ValueError("ImageInput.fit and interpolation are for 2D images; leave them out for a volume")
+        lengths = {len(values) for values in (self.mean, self.std) if values is not None}
+        if len(lengths - {self.channels}) or (self.mean is None) != (self.std is None) or min(self.std or (1,)) <= 0:
+            raise ValueError(
+                f"ImageInput.mean {self.mean} and std {self.std} do not fit {self.channels} channel(s); "
+                "give both, one value per channel, std positive"
+            )
 
     def digest(self) -> str:
         """SHA-256 of the constants: stored in checkpoints and in the embedding store."""

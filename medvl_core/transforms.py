@@ -4,21 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation, ornt_transform
 from torch import Tensor
 
-from medvl_core.resample import Taps, linear_taps, nearest_taps, resample_grid
+from medvl_core.resample import Taps, cubic_taps, linear_taps, nearest_taps, resample_grid
 from medvl_core.specs import ImageInput
 from medvl_core.study import Image
 
 if TYPE_CHECKING:
     from monai.transforms import Compose
 
-__all__ = ["Orient", "RepeatChannels", "Resample", "Window", "standardise", "standardise_regions"]
+__all__ = ["Normalise", "Orient", "RepeatChannels", "Resample", "Window", "standardise", "standardise_regions"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,15 +53,31 @@ class Window:
     output_range: tuple[float, float]
 
     def __call__(self, image: Image) -> Image:
-        """The image in the units of ``output_range``; a constant image without a window becomes its lower bound."""
-        low, high = self.window or (float(image.array.min()), float(image.array.max()))
+        """The image in the units of ``output_range``; a constant image without a window becomes its lower bound.
+
+        Raises:
+            ValueError: If most of an image without geometry lies above the window: 16 bits read as 8.
+        """
+        if self.window and image.affine is None and (mean := float(image.array.mean())) > self.window[1]:
+            raise ValueError(
+                f"image of mean {mean:g} is mostly above the window {self.window} and would turn white; "
+                "build the encoder with window=None, which takes each image's own range"
+            )
+        return replace(image, array=self.bounded(image.array)(image.array))
+
+    def bounded(self, array: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+        """The mapping with the bounds of ``array``, for its parts; each result is a new array."""
+        low, high = self.window or (float(array.min()), float(array.max()))
         scale = (self.output_range[1] - self.output_range[0]) / max(high - low, np.finfo(np.float32).tiny)
-        # One pass that also copies: a tensor cannot hold the negative strides of a flipped view.
-        array = np.clip(image.array, low, high, dtype=np.float32)
-        array -= np.float32(low)
-        array *= np.float32(scale)
-        array += np.float32(self.output_range[0])
-        return replace(image, array=array)
+
+        def apply(part: np.ndarray) -> np.ndarray:
+            part = np.clip(part, low, high, dtype=np.float32)
+            part -= np.float32(low)
+            part *= np.float32(scale)
+            part += np.float32(self.output_range[0])
+            return part
+
+        return apply
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +89,9 @@ class Resample:
         spacing_mm: Spacing of the scaled image, or ``None`` to fit it (see ``ImageInput.spacing_mm``).
         pad_value: Value outside the image.
         nearest: Nearest neighbour for label maps.
+        fit: See ``ImageInput.fit``.
+        cubic: Cubic instead of linear; overshoots at edges.
+        window: Applied first, to each slice on its way: a volume is never copied as a whole.
 
     Note:
         With ``spacing_mm`` the scaled size is ``floor(old * spacing / spacing_mm)`` and the interpolation plain linear,
@@ -84,16 +104,26 @@ class Resample:
     spacing_mm: tuple[float, ...] | None
     pad_value: float
     nearest: bool = False
+    fit: Literal["cover", "contain"] = "cover"
+    cubic: bool = False
+    window: Window | None = None
 
     def __call__(self, image: Image) -> Tensor:
-        """``size`` for one channel, ``H W 3`` stays last for a colour radiograph; dtype of the image."""
-        x = _tensor(image.array)
+        """``size`` for one channel, ``H W 3`` stays last for a colour radiograph; dtype of image or window."""
+        x, dims = image.array, len(self.size)
         slots = [self._axis(n, new, out) for n, new, out in zip(x.shape, self._scaled(image), self.size, strict=False)]
-        result = torch.full((*self.size, *x.shape[len(self.size) :]), self.pad_value, dtype=x.dtype)
+        dtype = torch.float32 if self.window else _tensor(x[(slice(1),) * dims]).dtype
+        result = torch.full((*self.size, *x.shape[dims:]), self.pad_value, dtype=dtype)
         inside = result[tuple(part for _, part in slots)]
-        order = sorted(range(len(self.size)), key=x.stride, reverse=True)  # walk the memory in its own order
-        rest = list(range(len(self.size), x.ndim))
-        resample_grid(x.permute(order + rest), tuple(slots[d][0] for d in order), inside.permute(order + rest))
+        order = sorted(range(dims), key=lambda d: abs(x.strides[d]), reverse=True)  # walk the memory in its own order
+        order += range(dims, x.ndim)
+        window = self.window.bounded(x) if self.window else None
+        resample_grid(
+            x.transpose(order),
+            tuple(slots[d][0] for d in order[:dims]),
+            inside.permute(order),
+            lambda part: _tensor(window(part) if window else part),
+        )
         return result
 
     def _scaled(self, image: Image) -> list[int]:
@@ -109,14 +139,21 @@ class Resample:
             return [max(int(n * s / t + 1e-4), 1) for n, s, t in zip(shape, spacing, self.spacing_mm, strict=True)]
         if len(self.size) == 3:
             return list(self.size)
-        cover = max(out / n for n, out in zip(shape, self.size, strict=True))
-        return [max(round(n * cover), out) for n, out in zip(shape, self.size, strict=True)]
+        ratios = [out / n for n, out in zip(shape, self.size, strict=True)]
+        if self.fit == "contain":
+            return [max(int(n * min(ratios) + 1e-6), 1) for n in shape]
+        if self.cubic:  # CLIP's own preprocessing cuts off the fraction
+            return [max(int(n * max(ratios) + 1e-6), out) for n, out in zip(shape, self.size, strict=True)]
+        return [max(round(n * max(ratios)), out) for n, out in zip(shape, self.size, strict=True)]
 
     def _axis(self, n_in: int, scaled: int, n_out: int) -> tuple[Taps, slice]:
         """Taps of the output voxels inside the image, and where they lie."""
-        taps = (
-            nearest_taps(n_in, scaled) if self.nearest else linear_taps(n_in, scaled, antialias=self.spacing_mm is None)
-        )
+        if self.nearest:
+            taps = nearest_taps(n_in, scaled)
+        elif self.cubic:
+            taps = cubic_taps(n_in, scaled)
+        else:
+            taps = linear_taps(n_in, scaled, antialias=self.spacing_mm is None)
         cut, pad = max(scaled - n_out, 0) // 2, max(n_out - scaled, 0) // 2
         kept = min(scaled, n_out)
         return taps[cut : cut + kept], slice(pad, pad + kept)
@@ -147,11 +184,25 @@ class RepeatChannels:
         return x.contiguous()
 
 
+@dataclass(frozen=True, slots=True)
+class Normalise:
+    """Subtract ``mean`` from each channel and divide by ``std``."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """``C *size``, in place."""
+        shape = (-1, *[1] * (x.ndim - 1))
+        return x.sub_(torch.tensor(self.mean).view(shape)).div_(torch.tensor(self.std).view(shape))
+
+
 def standardise(input: ImageInput) -> Compose:
     """The preprocessing of an encoder as a MONAI ``Compose`` of small callables, ``Image`` to float32 tensor.
 
     Volumes: orientation, window, resampling with crop and padding, channels. The same scan stored in any of the 48
-    orientations gives the same tensor. Radiographs: window, resampling with centre crop, channels.
+    orientations gives the same tensor. Radiographs: window, resampling with centre crop or padding, channels. Both end
+    with mean and standard deviation where the input has them.
     ``input.digest()`` identifies it.
 
     Args:
@@ -160,12 +211,18 @@ def standardise(input: ImageInput) -> Compose:
     Returns:
         Callable on an ``Image``; gives ``C X Y Z`` or ``C H W``.
     """
-    steps: list[Callable[[Any], Any]] = [] if input.axcodes is None else [Orient(input.axcodes)]
-    steps += [
-        Window(input.window_hu, input.output_range),
-        Resample(input.size, input.spacing_mm, input.pad_value),
-        RepeatChannels(input.channels, len(input.size)),
-    ]
+    window = Window(input.window_hu, input.output_range)
+    resample = Resample(
+        input.size, input.spacing_mm, input.pad_value, fit=input.fit, cubic=input.interpolation == "cubic"
+    )
+    steps: list[Callable[[Any], Any]] = [window, resample]
+    if input.axcodes is not None:
+        steps = [Orient(input.axcodes), replace(resample, window=window)]
+    steps.append(RepeatChannels(input.channels, len(input.size)))
+    if input.interpolation == "cubic":  # its overshoots are cut off, as in an 8-bit image
+        steps.append(partial(torch.clamp, min=input.output_range[0], max=input.output_range[1]))
+    if input.mean is not None and input.std is not None:
+        steps.append(Normalise(input.mean, input.std))
     return _compose(steps)
 
 
@@ -180,7 +237,13 @@ def standardise_regions(input: ImageInput) -> Compose:
     """
     steps: list[Callable[[Any], Any]] = [] if input.axcodes is None else [Orient(input.axcodes)]
     return _compose(
-        [*steps, Resample(input.size, input.spacing_mm, 0, nearest=True), RepeatChannels(1, len(input.size))]
+        [
+            *steps,
+            Resample(
+                input.size, input.spacing_mm, 0, nearest=True, fit=input.fit, cubic=input.interpolation == "cubic"
+            ),
+            RepeatChannels(1, len(input.size)),
+        ]
     )
 
 

@@ -19,6 +19,7 @@ __all__ = [
     "WeightsError",
     "atomic_save",
     "file_digest",
+    "load_state",
     "load_weights",
     "read_checkpoint",
     "save_weights",
@@ -80,13 +81,39 @@ def load_weights(
     state = {key[len(prefix) :]: value for key, value in content.items() if key.startswith(prefix)}
     for old, new in (rename or {}).items():
         state = {new + key[len(old) :] if key.startswith(old) else key: value for key, value in state.items()}
+    load_state(module, state, path, ignore=ignore)
+
+
+def load_state(
+    module: nn.Module,
+    state: Mapping[str, Tensor],
+    path: Path | str,
+    names: Mapping[str, str] | None = None,
+    *,
+    ignore: Sequence[str] = (),
+) -> None:
+    """Load a state dict that was read from ``path`` and renamed or converted, strictly as ``load_weights`` does.
+
+    A module on the meta device takes over the tensors themselves, cast to its types: nothing is drawn or copied.
+
+    Args:
+        module: Receives the weights in place; unchanged when anything does not fit.
+        state: Name → tensor, in the module's own names.
+        path: Named in errors.
+        names: The module's name → the file's, where errors shall show the file's.
+        ignore: Patterns (``fnmatch``) of keys that are known not to be needed.
+
+    Raises:
+        WeightsError: Listing what is missing, unexpected and mis-shaped, after the file's name.
+    """
+    names = names or {}
     state = {key: value for key, value in state.items() if not any(fnmatchcase(key, pattern) for pattern in ignore)}
     own = module.state_dict()
     problems = [
-        *(f"missing {key} {tuple(own[key].shape)}" for key in own if key not in state),
+        *(f"missing {names.get(key, key)} {tuple(own[key].shape)}" for key in own if key not in state),
         *(f"unexpected {key} {tuple(state[key].shape)}" for key in state if key not in own),
         *(
-            f"{key} is {tuple(state[key].shape)}, needs {tuple(own[key].shape)}"
+            f"{names.get(key, key)} is {tuple(state[key].shape)}, needs {tuple(own[key].shape)}"
             for key in own
             if key in state and state[key].shape != own[key].shape
         ),
@@ -96,7 +123,8 @@ def load_weights(
         raise WeightsError(
             f"{path}: does not fit {type(module).__name__} ({len(problems)} of {len(own)} keys): {listed}"
         )
-    module.load_state_dict(state, strict=True)
+    state = {key: value.to(own[key].dtype) for key, value in state.items()}
+    module.load_state_dict(state, strict=True, assign=any(value.is_meta for value in own.values()))
     logger.info("loaded %d tensors from %s", len(state), path)
 
 

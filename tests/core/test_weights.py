@@ -8,7 +8,15 @@ import pytest
 import torch
 from torch import nn
 
-from medvl_core.weights import WeightsError, atomic_save, load_weights, read_checkpoint, save_weights, weights_digest
+from medvl_core.weights import (
+    WeightsError,
+    atomic_save,
+    load_state,
+    load_weights,
+    read_checkpoint,
+    save_weights,
+    weights_digest,
+)
 
 
 def _module(seed: int = 0) -> nn.Sequential:
@@ -48,6 +56,23 @@ def test_prefix_rename_and_ignore_select_keys(tmp_path):
     target = _module(1)
     load_weights(target, path, prefix="net.", rename={"old": "0"}, ignore=("head.*",))
     assert weights_digest(target) == weights_digest(_module())
+
+
+def test_a_module_on_the_meta_device_takes_over_the_tensors():
+    state = {key: value.half() if value.is_floating_point() else value for key, value in _module().state_dict().items()}
+    with torch.device("meta"):
+        target = _module(1)
+    target[0].bias.requires_grad_(False)
+    load_state(target, state, "w.pt")
+    assert {value.dtype for value in target.state_dict().values()} == {torch.float32, torch.int64}
+    assert torch.equal(target[0].weight, state["0.weight"].float())
+    assert [name for name, parameter in target.named_parameters() if not parameter.requires_grad] == ["0.bias"]
+
+
+def test_errors_show_the_names_of_the_file_and_ignored_keys_are_left_out():
+    state = {key: value for key, value in _module().state_dict().items() if key != "0.bias"}
+    with pytest.raises(WeightsError, match=r"w\.pt: .*\(1 of 7 keys\): missing linear\.b \(4,\)$"):
+        load_state(_module(1), {**state, "head": torch.zeros(1)}, "w.pt", {"0.bias": "linear.b"}, ignore=("head",))
 
 
 def test_missing_file_is_named(tmp_path):
