@@ -1,4 +1,4 @@
-"""WordPiece vocabularies built from texts: the same bytes for the same texts, on every machine and in every process."""
+"""Vocabularies built from texts: the same bytes for the same texts, on every machine and in every process."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["SPECIAL_TOKENS", "wordpiece_tokenizer", "wordpiece_vocabulary"]
+__all__ = ["SPECIAL_TOKENS", "bpe_merges", "byte_pieces", "wordpiece_tokenizer", "wordpiece_vocabulary"]
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 """Ids 0 to 4 of every vocabulary built here."""
@@ -74,16 +74,74 @@ def wordpiece_vocabulary(texts: Iterable[str], path: Path | str, size: int = 200
     References:
         Schuster and Nakajima, Japanese and Korean voice search, 2012, doi:10.1109/ICASSP.2012.6289079.
     """
-    path = Path(path)
-    record_path = path.with_name(path.name + ".json")
     texts = sorted(texts)
-    request = hashlib.sha256(json.dumps([texts, size, lower_case]).encode()).hexdigest()
-    if path.is_file() and _read_record(record_path) == {"request": request, "sha256": _sha256(path.read_bytes())}:
+    request = json.dumps([texts, size, lower_case])
+    return _kept_or_built(Path(path), request, lambda: _train(texts, size, lower_case))
+
+
+def byte_pieces() -> list[str]:
+    """The 512 pieces every byte-level vocabulary of CLIP starts with: each byte inside a word, then at its end."""
+    visible = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    hidden = [byte for byte in range(256) if byte not in visible]
+    letters = [*map(chr, visible), *(chr(256 + i) for i in range(len(hidden)))]
+    return [*letters, *(f"{letter}</w>" for letter in letters)]
+
+
+def bpe_merges(texts: Iterable[str], path: Path | str, size: int = 2000) -> Path:
+    """Build the merges of a byte-pair vocabulary like CLIP's, or keep the file that was built from the same texts.
+
+    The file is CLIP's own format: a line with a version, then one merge per line. With ``byte_pieces`` before and the
+    two special tokens after them, the merges are the whole vocabulary. Kept and rebuilt as by ``wordpiece_vocabulary``.
+
+    Args:
+        texts: Training texts, folded to lower case. Their order does not matter.
+        path: File to write.
+        size: Most tokens: 514 for the bytes and the special tokens, the others are merges.
+
+    Returns:
+        ``path``.
+
+    Raises:
+        ValueError: If there are no words in ``texts``, or ``size`` leaves no room for merges.
+
+    References:
+        Sennrich et al., Neural machine translation of rare words with subword units, arXiv:1508.07909.
+    """
+    texts = sorted(texts)
+    return _kept_or_built(Path(path), json.dumps(["bpe", texts, size]), lambda: _train_bpe(texts, size))
+
+
+def _kept_or_built(path: Path, request: str, build: Callable[[], Sequence[str]]) -> Path:
+    record_path = path.with_name(path.name + ".json")
+    digest = _sha256(request.encode())
+    if path.is_file() and _read_record(record_path) == {"request": digest, "sha256": _sha256(path.read_bytes())}:
         return path
-    content = "".join(f"{token}\n" for token in _train(texts, size, lower_case)).encode()
+    content = "".join(f"{line}\n" for line in build()).encode()
     _write_atomically(path, content)
-    _write_atomically(record_path, json.dumps({"request": request, "sha256": _sha256(content)}).encode())
+    _write_atomically(record_path, json.dumps({"request": digest, "sha256": _sha256(content)}).encode())
     return path
+
+
+def _train_bpe(texts: Sequence[str], size: int) -> list[str]:
+    from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
+    words = pre_tokenizers.Split(Regex(r"[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"), behavior="removed", invert=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([words, pre_tokenizers.ByteLevel(add_prefix_space=False)])
+    fixed = byte_pieces()
+    if size <= len(fixed) + 2 or not any(text.strip() for text in texts):
+        raise ValueError(
+            f"a byte-pair vocabulary of size={size} cannot be built from {len(texts)} texts; give texts with words, "
+            f"and a size above the {len(fixed) + 2} bytes and special tokens"
+        )
+    # As for WordPiece: fixed numbers for the pieces of one byte make the trainer's ties deterministic.
+    trainer = trainers.BpeTrainer(
+        vocab_size=size - 2, special_tokens=fixed, end_of_word_suffix="</w>", show_progress=False
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    merges = json.loads(tokenizer.to_str())["model"]["merges"]
+    return ["#version: 0.2", *(" ".join(pair) for pair in merges)]
 
 
 def _train(texts: Sequence[str], size: int, lower_case: bool) -> list[str]:
