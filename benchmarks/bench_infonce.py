@@ -12,9 +12,7 @@ from __future__ import annotations
 
 import argparse
 import csv
-import ctypes
 import datetime
-import gc
 import importlib.util
 import platform
 import statistics
@@ -26,6 +24,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from rounds import peak_mib
 from torch import Tensor
 
 from medvl_baseline.infonce import InfoNCE
@@ -77,24 +76,6 @@ def once(loss: Loss, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     total = loss(*inputs)
     total.backward()
     return (total.detach(), *(tensor.grad for tensor in inputs))
-
-
-def peak_mib(call: Callable[[], object]) -> float:
-    """Growth of the resident set over ``call``; NaN where the kernel does not tell."""
-    gc.collect()
-    try:
-        ctypes.CDLL(None).malloc_trim(0)  # memory kept by the allocator would hide the growth
-        Path("/proc/self/clear_refs").write_text("5")
-        before = _resident("VmRSS")
-    except (AttributeError, OSError):
-        return float("nan")
-    call()
-    return max(0.0, (_resident("VmHWM") - before) / 1024)
-
-
-def _resident(key: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(key))
 
 
 def errors(got: tuple[Tensor, ...], reference: tuple[Tensor, ...]) -> list[float]:

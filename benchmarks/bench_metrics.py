@@ -1,18 +1,23 @@
-"""AUROC, AUPRC and their bootstrap against scikit-learn: ``python benchmarks/bench_metrics.py``.
+"""AUROC, AUPRC and their bootstrap against scikit-learn, DeLong's test against MLstatkit and the definition.
 
-Peers take turns in one process; read ratios, not times. The scikit-learn bootstrap runs a hundredth of the resamples
-and is scaled (its name says so). Results go to ``benchmarks/results/metrics.csv``.
+``python benchmarks/bench_metrics.py [--sizes 500 5000 50000] [--classes 40] [--rounds 3]``. Peers take turns in one
+process; read ratios, not times. The scikit-learn bootstrap runs a few resamples only and is scaled (its name says so).
+MLstatkit is optional. DeLong's p-values are compared with those of the definition over all pairs; the largest
+difference is logged. Results go to ``benchmarks/results/metrics.csv``.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
+from collections.abc import Callable
 
 import numpy as np
-from rounds import measure, write_results
+from rounds import logger, measure, write_results
+from scipy.special import ndtr
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from medvl_core.metrics import areas_statistic, auroc_auprc, bootstrap_ci
+from medvl_core.metrics import areas_statistic, auroc_auprc, bootstrap_ci, delong_test
 
 RESAMPLES = 1000
 
@@ -39,12 +44,51 @@ def sklearn_bootstrap(labels: np.ndarray, scores: np.ndarray, resamples: int) ->
         sklearn_areas(labels[rows][:, defined], scores[rows][:, defined])
 
 
+def delong_by_pairs(labels: np.ndarray, a: np.ndarray, b: np.ndarray) -> float:
+    """P-value of one class from every (positive, negative) pair, O(n^2), in blocks of positives."""
+    placements = []
+    for scores in (a, b):
+        positive, negative = scores[labels == 1], scores[labels == 0]
+        v10, v01 = np.empty(len(positive)), np.zeros(len(negative))
+        for start in range(0, len(positive), 256):
+            block = positive[start : start + 256, None]
+            wins = (block > negative) + 0.5 * (block == negative)
+            v10[start : start + 256] = wins.mean(axis=1)
+            v01 += wins.sum(axis=0)
+        placements.append((v10, v01 / len(positive)))
+    differences = [placements[0][side] - placements[1][side] for side in (0, 1)]
+    variance = sum(d.var(ddof=1) / len(d) for d in differences)
+    return float(2 * ndtr(-abs(differences[0].mean()) / np.sqrt(variance)))
+
+
+def bench_delong(n: int, classes: int, rounds: int) -> list[dict[str, object]]:
+    """One class, then all classes."""
+    labels, a = cohort(n, classes)
+    b = a + (0.1 * np.random.default_rng(1).standard_normal(a.shape)).astype(np.float32)
+    rows: list[dict[str, object]] = []
+    for chosen in (slice(0, 1), slice(None)):
+        y, p, q = (np.ascontiguousarray(values[:, chosen]) for values in (labels, a, b))
+        peers: dict[str, Callable[[], object]] = {"medvl": lambda y=y, p=p, q=q: delong_test(y, p, q)}
+        if importlib.util.find_spec("MLstatkit"):
+            from MLstatkit import Delong_test
+
+            peers["MLstatkit"] = lambda y=y, p=p, q=q: [
+                Delong_test(y[:, c].astype(int), p[:, c].astype(float), q[:, c].astype(float))
+                for c in range(y.shape[1])
+            ]
+        rows += measure(f"DeLong, {y.shape[1]} classes x {n}", peers, rounds, reference="medvl")
+    slow = [delong_by_pairs(labels[:, c], a[:, c], b[:, c]) for c in range(classes)]
+    gap = np.abs(delong_test(labels, a, b).p_value - slow).max()
+    logger.info("largest difference of %d p-values to the definition over all pairs: %.1e", classes, gap)
+    return rows
+
+
 def main() -> None:
     """Time every peer at every size."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--sizes", type=int, nargs="+", default=[500, 5000])
-    parser.add_argument("--classes", type=int, default=24)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[500, 5000, 50000])
+    parser.add_argument("--classes", type=int, default=40)
+    parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
     results = []
     for n in arguments.sizes:
@@ -55,13 +99,16 @@ def main() -> None:
             "scikit-learn": lambda y=labels, s=scores: sklearn_areas(y, s),
         }
         results += measure(f"AUROC + AUPRC, {case}", areas, arguments.rounds, reference="medvl")
+        drawn = 20 if n <= 5000 else 2
+        peer = f"scikit-learn loop (x {RESAMPLES // drawn})"
         bootstraps = {
             "medvl": lambda y=labels, s=scores: bootstrap_ci(areas_statistic(y, s), len(y), RESAMPLES),
-            "scikit-learn loop (x 100)": lambda y=labels, s=scores: sklearn_bootstrap(y, s, RESAMPLES // 100),
+            peer: lambda y=labels, s=scores, k=drawn: sklearn_bootstrap(y, s, k),
         }
-        scale = {"scikit-learn loop (x 100)": 100.0}
         title = f"bootstrap of both, {RESAMPLES} resamples, {case}"
-        results += measure(title, bootstraps, min(3, arguments.rounds), reference="medvl", scale=scale)
+        rounds = 1 if n > 5000 else arguments.rounds
+        results += measure(title, bootstraps, rounds, reference="medvl", scale={peer: RESAMPLES / drawn})
+    results += bench_delong(max(arguments.sizes), arguments.classes, arguments.rounds)
     write_results("metrics", results)
 
 

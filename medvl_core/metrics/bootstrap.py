@@ -16,16 +16,27 @@ from scipy.special import ndtri
 
 from medvl_core.metrics.classification import check_labels_and_scores
 
-__all__ = ["Interval", "Statistic", "areas_statistic", "bootstrap_ci", "median_rank_statistic", "recall_statistic"]
+__all__ = [
+    "Interval",
+    "Statistic",
+    "areas_statistic",
+    "bootstrap_ci",
+    "difference_statistic",
+    "label_strata",
+    "median_rank_statistic",
+    "recall_statistic",
+]
 
 Statistic = Callable[[NDArray[np.float32]], NDArray[np.float64]]
 """Weights ``N R`` (whole numbers) → one value, or one array of values, per resample: ``R`` or ``R ...``."""
 
 _WEIGHTS_PER_CHUNK = 2**21
+_MOST_REDRAWS = 20
+_GROUPS_PER_BLOCK = 1024
 
 
 class Interval(NamedTuple):
-    """Bounds in the shape of the statistic, and how many resamples had no value there and were left out."""
+    """Bounds in the shape of the statistic, and how many of ``n_resamples`` had no value there and were drawn anew."""
 
     low: NDArray[np.float64]
     high: NDArray[np.float64]
@@ -39,11 +50,12 @@ def bootstrap_ci(
     seed: int = 0,
     level: float = 0.95,
     method: Literal["percentile", "standard_error"] = "percentile",
+    strata: ArrayLike | None = None,
 ) -> Interval:
     """Bootstrap interval of a statistic; whole patients are drawn, with replacement.
 
     Args:
-        statistic: See `Statistic`. A paired difference of two models is a statistic too: both read the same weights.
+        statistic: See `Statistic`. `difference_statistic` compares two models on the same resamples.
         units: Number of independent rows, or the patient of each row, ``N``: rows of one patient are drawn together.
         n_resamples: Resamples R.
         seed: The same seed gives the same resamples for every statistic over the same units.
@@ -51,13 +63,17 @@ def bootstrap_ci(
         method: ``"percentile"``: the middle share ``level`` of the resamples. ``"standard_error"``: the statistic
             itself plus and minus the resamples' standard deviation times the normal quantile; not clipped. Needed for
             AUPRC: a positive drawn twice lifts the precision, so percentiles lie too high.
+        strata: Stratum of each row, ``N``: as many patients are drawn from each as it has. `label_strata` makes strata
+            that keep rare classes in.
 
     Returns:
-        The bounds. A resample whose value is NaN (it drew no positive of a rare class) is left out there and counted.
-        NaN bounds when none is left, or with fewer than two patients.
+        The bounds, always from ``n_resamples`` values: a resample whose value is NaN (it drew no positive of a rare
+        class) is counted and another one drawn for that value (20 times ``n_resamples`` in all at most). NaN bounds
+        where the statistic of the data itself is NaN, or with fewer than two patients.
 
     Raises:
-        ValueError: If there are no units, ``n_resamples`` or ``level`` is out of range, or ``method`` is unknown.
+        ValueError: If there are no units, ``n_resamples`` or ``level`` is out of range, ``method`` is unknown, or a
+            patient lies in two strata.
 
     Note:
         Random scores, 24 classes of prevalence 0.03 to 0.4, 120 studies, level 0.95: the percentile interval of macro
@@ -74,30 +90,94 @@ def bootstrap_ci(
             "needs at least one row and one resample, and a level between 0 and 1"
         )
     ids, row_of = np.unique(patients, return_inverse=True)
+    members = _members(strata, ids, row_of)
     rng = np.random.default_rng(seed)
     size = max(1, _WEIGHTS_PER_CHUNK // len(patients))
-    values = np.concatenate(
-        [
-            np.asarray(statistic(_draw(rng, len(ids), min(size, n_resamples - start))[row_of]), dtype=float)
-            for start in range(0, n_resamples, size)
-        ]
-    )
-    if len(ids) < 2:
-        values = np.full_like(values, np.nan)
-    left_out = np.isnan(values).sum(axis=0)
-    if method == "percentile":
-        low, high = _by_column(values, lambda kept: np.quantile(kept, [(1 - level) / 2, (1 + level) / 2]))
-        return Interval(low, high, left_out)
+
+    def draw(n: int) -> NDArray[np.float64]:
+        chunks = [min(size, n - start) for start in range(0, n, size)]
+        return np.concatenate([np.asarray(statistic(_draw(rng, members, k)[row_of]), dtype=float) for k in chunks])
+
     observed = np.asarray(statistic(np.ones((len(patients), 1), dtype=np.float32)), dtype=float)[0]
-    reach = ndtri((1 + level) / 2) * _by_column(values, lambda kept: [kept.std(), kept.std()])[0]
+    values = draw(n_resamples)
+    left_out = np.isnan(values).sum(axis=0)
+    if len(ids) < 2:
+        return Interval(*np.full((2, *observed.shape), np.nan), np.full(observed.shape, n_resamples))
+    while (lacking := n_resamples - _fewest(values, observed)) > 0 and len(values) < _MOST_REDRAWS * n_resamples:
+        values = np.concatenate([values, draw(lacking)])
+    if method == "percentile":
+        tails = [(1 - level) / 2, (1 + level) / 2]
+        low, high = _by_column(values, lambda kept: np.quantile(kept[:n_resamples], tails))
+        return Interval(low, high, left_out)
+    spread = _by_column(values, lambda kept: np.repeat(kept[:n_resamples].std(), 2))[0]
+    reach = ndtri((1 + level) / 2) * spread
     return Interval(observed - reach, observed + reach, left_out)
 
 
-def _draw(rng: np.random.Generator, n: int, resamples: int) -> NDArray[np.float32]:
-    counts = np.empty((n, resamples), dtype=np.float32)
+def label_strata(labels: ArrayLike, units: ArrayLike | None = None, rare: float = 3) -> NDArray[np.int64]:
+    """Strata for `bootstrap_ci` that keep rare classes in every resample.
+
+    Patients that hold the same rare findings form a stratum; the others together form one. A class is rare where fewer
+    than ``rare`` patients hold a positive (or a negative) of it. A commoner one is missed by one resample in 20 at
+    most, which is then drawn anew for that class, while an average over classes goes without the class.
+
+    Args:
+        labels: ``N C``; 1, 0, or NaN = unknown.
+        units: Patient of each row, ``N``; ``None``: every row its own.
+        rare: See above. ``inf`` fixes the number of positives and negatives: right for one class, and no resample is
+            degenerate; too narrow for many (see the note).
+
+    Returns:
+        Stratum of each row, ``N``.
+
+    Note:
+        Strata of one or two patients hardly vary. 24 classes of prevalence 0.03 to 0.4, 120 studies, random scores,
+        level 0.95, by standard error: the interval of macro AUROC covered 0.5 in 97 % of 100 cohorts without strata, in
+        94 % with ``rare=3``, 90 % with 6, 79 % with 10.
+    """
+    labels = np.asarray(labels)
+    patient = np.arange(len(labels)) if units is None else np.unique(np.asarray(units), return_inverse=True)[1]
+    sides = np.concatenate([labels == 1, labels == 0], axis=1)
+    holds = np.zeros((patient.max(initial=-1) + 1, sides.shape[1]), dtype=bool)
+    np.logical_or.at(holds, patient, sides)
+    counts = holds.sum(axis=0)
+    few = holds[:, (counts > 0) & (counts < rare)]
+    stratum = np.unique(few, axis=0, return_inverse=True)[1] if few.size else np.zeros(len(holds), dtype=np.int64)
+    return stratum[patient]
+
+
+def difference_statistic(first: Statistic, second: Statistic) -> Statistic:
+    """First minus second on the same resamples: paired, when both read the same rows in the same order."""
+    return lambda weights: first(weights) - second(weights)
+
+
+def _members(strata: ArrayLike | None, ids: NDArray, row_of: NDArray[np.intp]) -> list[NDArray[np.intp]]:
+    """Patients of each stratum."""
+    if strata is None:
+        return [np.arange(len(ids))]
+    code = np.unique(np.asarray(strata), return_inverse=True)[1]
+    if code.shape != row_of.shape:
+        raise ValueError(f"strata has shape {code.shape} for {len(row_of)} rows; give one stratum for each row")
+    of_patient = np.empty(len(ids), dtype=np.intp)
+    of_patient[row_of] = code
+    if (split := of_patient[row_of] != code).any():
+        raise ValueError(f"patient {ids[row_of[split.argmax()]]!s} has rows in two strata; use label_strata")
+    return [np.flatnonzero(of_patient == stratum) for stratum in range(code.max() + 1)]
+
+
+def _draw(rng: np.random.Generator, members: list[NDArray[np.intp]], resamples: int) -> NDArray[np.float32]:
+    counts = np.empty((sum(map(len, members)), resamples), dtype=np.float32)
     for r in range(resamples):
-        counts[:, r] = np.bincount(rng.integers(n, size=n), minlength=n)
+        for patients in members:
+            drawn = rng.integers(len(patients), size=len(patients))
+            counts[patients, r] = np.bincount(drawn, minlength=len(patients))
     return counts
+
+
+def _fewest(values: NDArray[np.float64], observed: NDArray[np.float64]) -> int:
+    """Fewest resamples with a value, over the entries that have one in the data itself."""
+    counts = (~np.isnan(values)).sum(axis=0)
+    return int(np.min(counts[~np.isnan(observed)], initial=len(values)))
 
 
 def _by_column(values: NDArray[np.float64], summary: Callable[[NDArray[np.float64]], ArrayLike]) -> NDArray[np.float64]:
@@ -116,36 +196,44 @@ class _WeightedCurve:
     G distinct scores of positives, ascending. A negative lies below group g from its ``right`` group on, and at or
     below it from its ``left`` group on, so cumulative sums over groups of two weighted histograms of the negatives give
     all that both areas need. ``rows`` names the study of each entry: pooling classes needs no copy of the weights.
+    Blocks of groups bound the memory of the sums.
     """
 
     def __init__(self, labels: NDArray, scores: NDArray, rows: NDArray, n_rows: int) -> None:
         positive, negative = labels == 1, labels == 0
         groups, group_of = np.unique(scores[positive], return_inverse=True)
 
-        def histogram(group: NDArray, entries: NDArray) -> sparse.csr_matrix:
+        def histogram(group: NDArray, entries: NDArray, bins: int) -> sparse.csr_matrix:
             ones = np.ones(len(group), dtype=np.float32)
-            return sparse.csr_matrix((ones, (group, rows[entries])), shape=(len(groups) + 1, n_rows))
+            return sparse.csr_matrix((ones, (group, rows[entries])), shape=(bins, n_rows))
 
         left = np.searchsorted(groups, scores[negative], side="left")
         right = np.searchsorted(groups, scores[negative], side="right")
-        self.positives = histogram(group_of, positive)
-        self.below = histogram(right, negative)
-        self.at_or_below = self.below if (left == right).all() else histogram(left, negative)
+        known = positive | negative
+        self.totals = histogram(positive[known].astype(int), known, 2)
+        tables = [histogram(group_of, positive, len(groups) + 1), histogram(right, negative, len(groups) + 1)]
+        if (left != right).any():  # ties between the sides
+            tables.append(histogram(left, negative, len(groups) + 1))
+        starts = range(0, len(groups), _GROUPS_PER_BLOCK)
+        self.blocks = [[table[k : min(k + _GROUPS_PER_BLOCK, len(groups))] for table in tables] for k in starts]
 
     def __call__(self, weights: NDArray[np.float32]) -> tuple[NDArray, NDArray, NDArray]:
         """AUROC, AUPRC and total weight of the positives, ``R`` each."""
-        positives = (self.positives @ weights).astype(np.float64)
-        below = np.cumsum(self.below @ weights, axis=0, dtype=np.float64)
-        at_or_below = below
-        if self.at_or_below is not self.below:
-            at_or_below = np.cumsum(self.at_or_below @ weights, axis=0, dtype=np.float64)
-        true = np.cumsum(positives[::-1], axis=0)[::-1]
-        n_true, n_false = true[0], below[-1]
+        n_false, n_true = (self.totals @ weights).astype(np.float64)
+        sums = np.zeros((3, weights.shape[1]))  # of positives, negatives below, negatives at or below
+        area, average_precision = np.zeros((2, weights.shape[1]))
+        for block in self.blocks:
+            found = [(table @ weights).astype(np.float64) for table in block]
+            running = [np.cumsum(table, axis=0) + before for table, before in zip(found, sums, strict=False)]
+            positives, below, at_or_below = found[0], running[1], running[-1]
+            true = n_true - running[0] + positives
+            area += np.einsum("gr,gr->r", positives, below + at_or_below)
+            hits = positives * true  # 0 where the group was not drawn: its precision, perhaps 0 / 0, does not count
+            average_precision += np.divide(hits, true + n_false - below, out=hits, where=hits > 0).sum(axis=0)
+            sums = np.stack([running[0][-1], below[-1], at_or_below[-1]])
         with np.errstate(invalid="ignore", divide="ignore"):
-            precision = true / (true + n_false - below)
-            area = np.einsum("gr,gr->r", positives, below + at_or_below) / (2 * n_true * n_false)
-            average_precision = np.einsum("gr,gr->r", positives, np.nan_to_num(precision)) / n_true
-        average_precision[n_false == 0] = np.nan
+            area /= 2 * n_true * n_false
+            average_precision /= np.where(n_false > 0, n_true, np.nan)
         return area, average_precision, n_true
 
 

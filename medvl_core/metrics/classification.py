@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -12,6 +13,7 @@ __all__ = [
     "auprc",
     "auroc",
     "auroc_auprc",
+    "average_groups",
     "average_metric",
     "chance_auprc",
     "check_labels_and_scores",
@@ -149,6 +151,42 @@ def average_metric(values: ArrayLike, labels: ArrayLike, how: Literal["macro", "
     total = weights[defined].sum()
     value = float(values[defined] @ weights[defined] / total) if total > 0 else float("nan")
     return ClassAverage(value, int((~defined).sum()))
+
+
+def average_groups(
+    values: ArrayLike,
+    labels: ArrayLike,
+    classes: Sequence[str],
+    groups: Mapping[str, Sequence[str]],
+    how: Literal["macro", "weighted"] = "macro",
+) -> dict[str, ClassAverage]:
+    """`average_metric` over named groups of classes: rare and base, or head, medium and tail.
+
+    Args:
+        values: ``C``, a metric per class.
+        labels: ``N C``, as given to the metric.
+        classes: Name of each column.
+        groups: Group → names of its classes. Groups may overlap and need not cover all classes.
+        how: See `average_metric`.
+
+    Returns:
+        Group → its average and how many of its classes had no value.
+
+    Raises:
+        ValueError: If a group is empty or names an unknown class, or the class counts differ.
+    """
+    column = {name: c for c, name in enumerate(classes)}
+    values, labels = np.asarray(values, dtype=float), np.asarray(labels)
+    if len(column) != len(values):
+        raise ValueError(f"{len(column)} different class names for {len(values)} values; give one name per class")
+    averages = {}
+    for group, names in groups.items():
+        unknown = [name for name in names if name not in column]
+        if unknown or not names:
+            raise ValueError(f"class group {group!r} names {unknown or 'no class'}; choose among {sorted(column)}")
+        chosen = [column[name] for name in names]
+        averages[group] = average_metric(values[chosen], labels[:, chosen], how)
+    return averages
 
 
 def chance_auprc(n_positive: int, n_total: int) -> float:

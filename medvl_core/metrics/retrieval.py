@@ -23,6 +23,7 @@ __all__ = [
     "chance_recall",
     "median_rank",
     "recall_at_k",
+    "recall_of_ranks",
     "retrieval_ranks",
     "two_way_ranks",
 ]
@@ -38,6 +39,7 @@ def retrieval_ranks(
     gallery: Tensor | ArrayLike,
     query_groups: ArrayLike | None = None,
     gallery_groups: ArrayLike | None = None,
+    targets: Sequence[Sequence[int]] | None = None,
     chunk: int = 1024,
 ) -> NDArray[np.int64]:
     """Rank of the best correct gallery item of each query: 1 + the wrong items at least as similar (cosine).
@@ -45,9 +47,10 @@ def retrieval_ranks(
     Args:
         queries: ``P E``, finite; normalised here.
         gallery: ``Q E``.
-        query_groups: Group of each query, ``P``; items of the same group are correct. Without groups, item i is correct
-            for query i. For one target per query pass the target's index here and ``range(Q)`` as ``gallery_groups``.
+        query_groups: Group of each query, ``P``; items of the same group are correct. Without groups or targets, item i
+            is correct for query i.
         gallery_groups: Group of each item, ``Q``. Two reconstructions that share a report share a group.
+        targets: In place of groups, ``P`` lists: the indices of the correct items of each query.
         chunk: Queries per block. Memory: one block of ``chunk`` x 8,192 cosines plus the pairs within groups.
 
     Returns:
@@ -56,7 +59,14 @@ def retrieval_ranks(
     Raises:
         ValueError: If shapes do not fit, an embedding is not finite, or a query has no correct item.
     """
-    return _sweep(queries, gallery, query_groups, gallery_groups, chunk, both=False)[0]
+    q, g = _embeddings(queries, gallery)
+    if targets is None:
+        pairs = _pairs_in_groups(query_groups, gallery_groups, len(q), len(g), both=False)
+    elif query_groups is None and gallery_groups is None:
+        pairs = _pairs_of_targets(targets, len(q), len(g))
+    else:
+        raise ValueError("both targets and groups are given; give one of them")
+    return _sweep(q, g, pairs, chunk, both=False)[0]
 
 
 def two_way_ranks(
@@ -67,21 +77,14 @@ def two_way_ranks(
     chunk: int = 1024,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """`retrieval_ranks` in both directions from one sweep over the cosines: (left → right, right → left)."""
-    return _sweep(left, right, left_groups, right_groups, chunk, both=True)
+    q, g = _embeddings(left, right)
+    return _sweep(q, g, _pairs_in_groups(left_groups, right_groups, len(q), len(g), both=True), chunk, both=True)
 
 
 def _sweep(
-    queries: Tensor | ArrayLike,
-    gallery: Tensor | ArrayLike,
-    query_groups: ArrayLike | None,
-    gallery_groups: ArrayLike | None,
-    chunk: int,
-    both: bool,
+    q: Tensor, g: Tensor, correct: tuple[Tensor, Tensor], chunk: int, both: bool
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    q, g = _embeddings(queries, "queries"), _embeddings(gallery, "gallery")
-    if q.shape[1] != g.shape[1]:
-        raise ValueError(f"queries have {q.shape[1]} dimensions, the gallery {g.shape[1]}; embed both with one model")
-    rows, columns = _correct_pairs(query_groups, gallery_groups, len(q), len(g), both)
+    rows, columns = correct
     # A wrong item has to come within the tolerance of this cosine to count.
     pairs = zip(rows.split(chunk), columns.split(chunk), strict=True)
     cosine = torch.cat([(q[row] * g[column]).sum(1) for row, column in pairs])
@@ -104,7 +107,14 @@ def _sweep(
     return rank_q.numpy(), rank_g.numpy()
 
 
-def _embeddings(values: Tensor | ArrayLike, name: str) -> Tensor:
+def _embeddings(queries: Tensor | ArrayLike, gallery: Tensor | ArrayLike) -> tuple[Tensor, Tensor]:
+    q, g = _unit_vectors(queries, "queries"), _unit_vectors(gallery, "gallery")
+    if q.shape[1] != g.shape[1]:
+        raise ValueError(f"queries have {q.shape[1]} dimensions, the gallery {g.shape[1]}; embed both with one model")
+    return q, g
+
+
+def _unit_vectors(values: Tensor | ArrayLike, name: str) -> Tensor:
     vectors = torch.as_tensor(values).detach().to("cpu", torch.float32)
     if vectors.ndim != 2 or len(vectors) == 0:
         raise ValueError(f"{name} has shape {tuple(vectors.shape)}; expected items x dimensions, at least one item")
@@ -114,7 +124,7 @@ def _embeddings(values: Tensor | ArrayLike, name: str) -> Tensor:
     return normalize(vectors, dim=1)
 
 
-def _correct_pairs(
+def _pairs_in_groups(
     query_groups: ArrayLike | None, gallery_groups: ArrayLike | None, n_queries: int, n_items: int, both: bool
 ) -> tuple[Tensor, Tensor]:
     """(query, item) index of every correct pair, sorted by query."""
@@ -137,6 +147,17 @@ def _correct_pairs(
     return torch.from_numpy(pairs.row[order].astype(np.int64)), torch.from_numpy(pairs.col[order].astype(np.int64))
 
 
+def _pairs_of_targets(targets: Sequence[Sequence[int]], n_queries: int, n_items: int) -> tuple[Tensor, Tensor]:
+    """(query, item) index of every correct pair, sorted by query."""
+    counts = np.array([len(items) for items in targets])
+    if len(targets) != n_queries or (counts == 0).any():
+        raise ValueError(f"{len(targets)} target lists, {(counts == 0).sum()} empty, for {n_queries} queries; one each")
+    columns = np.concatenate([np.asarray(items, dtype=np.int64) for items in targets])
+    if columns.min() < 0 or columns.max() >= n_items:
+        raise ValueError(f"targets {columns.min()} to {columns.max()} for a gallery of {n_items} items; use 0 to Q - 1")
+    return torch.from_numpy(np.repeat(np.arange(n_queries), counts)), torch.from_numpy(columns)
+
+
 def _reject_alone(what: str, groups: NDArray, matched: NDArray) -> None:
     alone = np.setdiff1d(np.arange(len(groups)), matched)
     if len(alone):
@@ -145,8 +166,24 @@ def _reject_alone(what: str, groups: NDArray, matched: NDArray) -> None:
         )
 
 
-def recall_at_k(ranks: ArrayLike, ks: Sequence[int]) -> dict[int, float]:
+def recall_at_k(
+    queries: Tensor | ArrayLike,
+    gallery: Tensor | ArrayLike,
+    ks: Sequence[int],
+    query_groups: ArrayLike | None = None,
+    gallery_groups: ArrayLike | None = None,
+    targets: Sequence[Sequence[int]] | None = None,
+    chunk: int = 1024,
+) -> dict[int, float]:
     """Share of queries whose best correct item is among the first k: k → recall in [0, 1].
+
+    Args and raises as in `retrieval_ranks`, which gives the ranks for anything else (median rank, intervals).
+    """
+    return recall_of_ranks(retrieval_ranks(queries, gallery, query_groups, gallery_groups, targets, chunk), ks)
+
+
+def recall_of_ranks(ranks: ArrayLike, ks: Sequence[int]) -> dict[int, float]:
+    """`recall_at_k` from ranks that are there already.
 
     Raises:
         ValueError: If there are no ranks or a k is below 1.

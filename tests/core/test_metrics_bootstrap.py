@@ -13,6 +13,8 @@ from medvl_core.metrics import (
     auroc_auprc,
     average_metric,
     bootstrap_ci,
+    difference_statistic,
+    label_strata,
     median_rank_statistic,
     micro_auprc,
     micro_auroc,
@@ -102,7 +104,7 @@ def test_rows_of_one_patient_are_drawn_together():
     assert (naive.high - naive.low) < 0.5 * (alone.high - alone.low)
 
 
-def test_degenerate_resamples_are_left_out_and_counted():
+def test_degenerate_resamples_are_counted_and_drawn_anew():
     """One positive among 20: a resample misses it with probability (19/20)^20."""
     labels, scores = np.zeros((20, 2)), np.arange(40.0).reshape(20, 2)
     labels[10, 0] = 1
@@ -111,6 +113,83 @@ def test_degenerate_resamples_are_left_out_and_counted():
     assert interval.left_out[0, 4] == 2000
     assert np.isfinite([interval.low[0, 3], interval.high[0, 3]]).all()
     assert np.isnan([interval.low[0, 4], interval.high[0, 4]]).all()
+
+
+def test_every_value_gets_all_its_resamples():
+    """The interval of a class that few resamples hold equals one from a plain loop that draws until it has enough."""
+    labels, scores = np.zeros((12, 1)), np.random.default_rng(0).random((12, 1))
+    labels[[3]] = 1
+    interval = bootstrap_ci(areas_statistic(labels, scores), 12, n_resamples=100, seed=5)
+    rng, values = np.random.default_rng(5), []
+    while len(values) < 100:
+        rows = rng.integers(12, size=12)
+        if labels[rows].any() and not labels[rows].all():
+            values.append(roc_auc_score(labels[rows], scores[rows]))
+    assert [interval.low[0, 3], interval.high[0, 3]] == pytest.approx(np.quantile(values, [0.025, 0.975]), abs=1e-9)
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 2**20), n=st.integers(8, 60))
+def test_strata_leave_no_resample_without_a_class(seed, n):
+    labels, scores = cohort(seed, n, 5, 1000)
+    patients = np.random.default_rng(seed).integers(0, max(n // 2, 1), n)
+    strata = label_strata(labels, patients, rare=np.inf)
+    drawn = []
+
+    def spy(weights):
+        drawn.append(weights)
+        return areas_statistic(labels, scores)(weights)
+
+    bootstrap_ci(spy, patients, n_resamples=40, seed=seed, strata=strata)
+    weights = np.concatenate(drawn, axis=1)
+    assert weights.shape[1] == 41, "nothing had to be drawn anew"
+    for value in (0, 1):
+        has = labels == value
+        assert (weights.T @ has > 0).all(axis=0)[has.any(axis=0)].all()
+
+
+def test_stratified_resamples_hold_the_sizes_of_the_strata():
+    labels = np.repeat([[1.0], [0.0]], [7, 23], axis=0)
+    seen = []
+    bootstrap_ci(
+        lambda weights: seen.append(weights) or weights[:7].sum(axis=0).astype(float),
+        30,
+        n_resamples=50,
+        strata=label_strata(labels, rare=np.inf),
+    )
+    weights = np.concatenate(seen, axis=1)
+    np.testing.assert_array_equal(weights[:7].sum(axis=0), 7)
+    np.testing.assert_array_equal(weights.sum(axis=0), 30)
+    assert (weights[:, 1:] != weights[:, 1:2]).any(), "but the rows within them vary"
+
+
+def test_only_rare_classes_make_strata():
+    labels = np.zeros((100, 2))
+    labels[:40, 0], labels[[1, 50], 1] = 1, 1
+    np.testing.assert_array_equal(label_strata(labels, rare=2), 0)
+    strata = label_strata(labels)
+    assert np.unique(strata).size == 2
+    assert set(np.flatnonzero(strata == strata[1])) == {1, 50}
+    doubled = label_strata(np.repeat(labels, 2, axis=0), np.repeat(np.arange(100), 2))
+    np.testing.assert_array_equal(doubled[::2], strata)
+
+
+def test_paired_difference_is_narrower_than_two_intervals():
+    rng = np.random.default_rng(0)
+    labels = (rng.random((200, 1)) < 0.4).astype(int)
+    a = rng.standard_normal((200, 1)) + labels
+    b = a + 0.2 * rng.standard_normal((200, 1))
+    one, two = areas_statistic(labels, a), areas_statistic(labels, b)
+    paired = bootstrap_ci(difference_statistic(one, two), 200, 100, seed=3)
+    alone = bootstrap_ci(one, 200, 100, seed=3)
+    assert (paired.high - paired.low)[0, 3] < 0.5 * (alone.high - alone.low)[0, 3]
+    same = bootstrap_ci(difference_statistic(one, one), 200, 50)
+    np.testing.assert_array_equal(same.low, 0)
+    rng, values = np.random.default_rng(3), []
+    for _ in range(100):
+        rows = rng.integers(200, size=200)
+        values.append(roc_auc_score(labels[rows, 0], a[rows, 0]) - roc_auc_score(labels[rows, 0], b[rows, 0]))
+    assert [paired.low[0, 3], paired.high[0, 3]] == pytest.approx(np.quantile(values, [0.025, 0.975]), abs=1e-9)
 
 
 def test_one_patient_has_no_interval():
@@ -141,6 +220,8 @@ def test_standard_error_interval_of_random_scores_covers_chance():
         ({"units": 3, "n_resamples": 0}, "n_resamples=0"),
         ({"units": 3, "level": 1.0}, "level=1.0"),
         ({"units": 3, "method": "bca"}, "choose 'percentile' or 'standard_error'"),
+        ({"units": 3, "strata": [0, 1]}, r"strata has shape \(2,\) for 3 rows"),
+        ({"units": ["a", "b", "b"], "strata": [0, 0, 1]}, "patient b has rows in two strata"),
     ],
 )
 def test_bad_arguments(arguments, message):

@@ -15,6 +15,7 @@ from medvl_core.metrics import (
     auprc,
     auroc,
     auroc_auprc,
+    average_groups,
     average_metric,
     chance_auprc,
     micro_auprc,
@@ -135,6 +136,32 @@ def test_chance_auprc_tends_to_the_prevalence():
     assert chance_auprc(5, 50) == pytest.approx(0.164, abs=1e-3)
     assert np.isnan(chance_auprc(0, 10))
     assert np.isnan(chance_auprc(10, 10))
+
+
+def test_named_groups_of_classes():
+    labels = np.array([[1, 0, 1, 1], [0, 0, 1, 0], [1, 0, 0, np.nan], [1, 0, 0, 1]])
+    values = [0.9, np.nan, 0.6, 0.7]
+    groups = {"base": ["edema", "mass"], "rare": ["hernia"], "all": ["edema", "hernia", "mass", "nodule"]}
+    found = average_groups(values, labels, ["edema", "hernia", "mass", "nodule"], groups)
+    assert found["base"] == (pytest.approx(0.75), 0)
+    assert np.isnan(found["rare"].value)
+    assert found["rare"].left_out == 1
+    assert found["all"] == average_metric(values, labels)
+    weighted = average_groups(values, labels, ["edema", "hernia", "mass", "nodule"], groups, "weighted")
+    assert weighted["base"].value == pytest.approx((3 * 0.9 + 2 * 0.6) / 5)
+
+
+@pytest.mark.parametrize(
+    ("classes", "groups", "message"),
+    [
+        (["a", "b"], {"rare": ["c"]}, r"class group 'rare' names \['c'\]; choose among \['a', 'b'\]"),
+        (["a", "b"], {"rare": []}, "class group 'rare' names no class"),
+        (["a", "a"], {"rare": ["a"]}, "1 different class names for 2 values"),
+    ],
+)
+def test_groups_that_do_not_fit(classes, groups, message):
+    with pytest.raises(ValueError, match=message):
+        average_groups([0.5, 0.6], np.zeros((3, 2)), classes, groups)
 
 
 def test_nan_score_names_the_column():

@@ -15,6 +15,7 @@ from medvl_core.metrics import (
     chance_recall,
     median_rank,
     recall_at_k,
+    recall_of_ranks,
     retrieval_ranks,
     two_way_ranks,
 )
@@ -64,7 +65,7 @@ def test_collapsed_encoder_has_no_recall():
     same = torch.ones(20, 8)
     ranks = retrieval_ranks(same, same)
     np.testing.assert_array_equal(ranks, 20)
-    assert recall_at_k(ranks, (1, 5, 19)) == {1: 0.0, 5: 0.0, 19: 0.0}
+    assert recall_of_ranks(ranks, (1, 5, 19)) == {1: 0.0, 5: 0.0, 19: 0.0}
     np.testing.assert_array_equal(retrieval_ranks(torch.zeros(5, 8), same[:5]), 5)
 
 
@@ -81,6 +82,47 @@ def test_duplicated_correct_item_does_not_count_against_its_query():
     np.testing.assert_array_equal(ranks, 1)
 
 
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 2**20), n=st.integers(1, 20), chunk=st.sampled_from([1, 7, 1024]))
+def test_targets_may_overlap_in_any_way(seed, n, chunk):
+    """Each query has its own set of correct items, which no grouping could state."""
+    rng = np.random.default_rng(seed)
+    queries, gallery = rng.standard_normal((n, 5)), rng.standard_normal((n + 3, 5))
+    targets = [rng.choice(n + 3, rng.integers(1, 4), replace=False).tolist() for _ in range(n)]
+    cosines = queries @ gallery.T / np.outer(np.linalg.norm(queries, axis=1), np.linalg.norm(gallery, axis=1))
+    expected = []
+    for row, correct in zip(cosines, targets, strict=True):
+        expected.append(1 + sum(row[j] >= row[correct].max() - 1e-6 for j in range(n + 3) if j not in correct))
+    np.testing.assert_array_equal(retrieval_ranks(queries, gallery, targets=targets, chunk=chunk), expected)
+    found = recall_at_k(queries, gallery, (1, 3), targets=targets, chunk=chunk)
+    assert found == {k: np.mean(np.array(expected) <= k) for k in (1, 3)}
+
+
+def test_two_reconstructions_share_one_report():
+    """Group-aware: either reconstruction's report is right, and the twin never counts against the query."""
+    rng = np.random.default_rng(0)
+    reports = np.repeat(rng.standard_normal((30, 16)), 2, axis=0)
+    scans = reports + 0.1 * rng.standard_normal(reports.shape)
+    groups = np.repeat(np.arange(30), 2)
+    assert recall_at_k(scans, reports, (1,), groups, groups) == {1: 1.0}
+    assert recall_at_k(scans, reports, (1, 2)) == {1: 0.0, 2: 1.0}, "without groups the twin's equal text ties"
+
+
+@pytest.mark.parametrize(
+    ("targets", "options", "message"),
+    [
+        ([[0]], {}, "1 target lists, 0 empty, for 2 queries"),
+        ([[0], []], {}, "2 target lists, 1 empty"),
+        ([[0], [3]], {}, "targets 0 to 3 for a gallery of 2 items"),
+        ([[0], [-1]], {}, "targets -1 to 0"),
+        ([[0], [1]], {"query_groups": [0, 1], "gallery_groups": [0, 1]}, "both targets and groups"),
+    ],
+)
+def test_targets_that_do_not_fit(targets, options, message):
+    with pytest.raises(ValueError, match=message):
+        retrieval_ranks(torch.eye(2), torch.eye(2), targets=targets, **options)
+
+
 def test_negative_similarities_are_ranked():
     queries, gallery = torch.tensor([[1.0, 0.0]]), torch.tensor([[-1.0, 0.1], [-1.0, 0.0]])
     assert retrieval_ranks(queries, gallery, [0], [0, 1]).tolist() == [1]
@@ -88,7 +130,7 @@ def test_negative_similarities_are_ranked():
 
 
 def test_recall_and_median():
-    assert recall_at_k([1, 2, 6, 11], (1, 5, 10)) == {1: 0.25, 5: 0.5, 10: 0.75}
+    assert recall_of_ranks([1, 2, 6, 11], (1, 5, 10)) == {1: 0.25, 5: 0.5, 10: 0.75}
     assert median_rank([1, 2, 6, 11]) == 4.0
 
 
@@ -109,7 +151,7 @@ def test_chance_is_what_random_embeddings_get():
     groups = np.repeat(np.arange(300), 2)
     ranks = retrieval_ranks(rng.standard_normal((600, 32)), rng.standard_normal((600, 32)), groups, groups)
     for k, expected in chance_recall(np.full(600, 2), 600, (10, 100)).items():
-        assert recall_at_k(ranks, (k,))[k] == pytest.approx(expected, abs=4 * np.sqrt(expected / 600))
+        assert recall_of_ranks(ranks, (k,))[k] == pytest.approx(expected, abs=4 * np.sqrt(expected / 600))
 
 
 def test_depth_above_the_gallery_is_certain():
@@ -147,8 +189,8 @@ def test_shapes_that_do_not_fit(shapes, groups, message):
 
 def test_recall_needs_ranks_and_depths():
     with pytest.raises(ValueError, match="recall of 0 ranks"):
-        recall_at_k([], (1,))
+        recall_of_ranks([], (1,))
     with pytest.raises(ValueError, match="every k at least 1"):
-        recall_at_k([1], (0,))
+        recall_of_ranks([1], (0,))
     with pytest.raises(ValueError, match="between 1 and 3"):
         chance_recall([4], 3, (1,))
