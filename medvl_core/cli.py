@@ -20,6 +20,9 @@ from medvl_core.specs import KINDS
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
+
+    from medvl_core.run_comparison import PairedTest
 
 __all__ = ["app", "main"]
 
@@ -211,6 +214,62 @@ def check(
         typer.echo(f"{folder}: {len(problems)} problem(s)" if problems else f"{folder}: no problems")
     if problems:
         raise typer.Exit(EXIT_DATA)
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(help="What an evaluation wrote, e.g. monai_bundles/x2ct/eval.")],
+    show_text: Annotated[
+        bool, typer.Option("--show-text", help="Show excerpts of reports, if the evaluation kept them.")
+    ] = False,
+    against: Annotated[Path | None, typer.Option(help="Folder of another run on the same studies.")] = None,
+) -> None:
+    """Make report.html again from the files of an evaluation."""
+    from medvl_core.report import write_report
+
+    typer.echo(f"made {write_report(folder, show_text, against)}")
+
+
+@app.command()
+def compare(
+    run_a: Annotated[Path, typer.Argument(help="Folder an evaluation wrote, e.g. a bundle's eval/.")],
+    run_b: Annotated[Path, typer.Argument(help="The folder of another run on the same studies.")],
+    task: Annotated[str | None, typer.Option(help="One table of predictions, e.g. zero_shot; default: all.")] = None,
+    level: Annotated[float, typer.Option(help="Confidence level.")] = 0.95,
+    n_resamples: Annotated[int, typer.Option(help="Bootstrap resamples, for the macro average.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Of the resamples.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Compare two runs case by case: paired DeLong tests. Exit code 65 if their cases, labels or classes differ."""
+    from medvl_core.run_comparison import compare_runs
+
+    if not 0 < level < 1 or n_resamples < 1:
+        raise typer.BadParameter(f"level is {level} and n-resamples {n_resamples}; between 0 and 1, and at least 1")
+    tests = compare_runs(run_a, run_b, task, level, n_resamples, seed)
+    if as_json:
+        content = {"run_a": str(run_a), "run_b": str(run_b), "tasks": [test.as_dict() for test in tests.values()]}
+        typer.echo(json.dumps(content, indent=2, allow_nan=False))
+        return
+    console = _console()
+    for test in tests.values():
+        console.print(_paired_table(test))
+
+
+def _paired_table(test: PairedTest) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(caption=Text(test.caption()), caption_justify="left")
+    for column, name in enumerate(("class", "n+", "AUROC A", "AUROC B", "A - B", "interval", "z", "p", "p (Holm)")):
+        table.add_column(name, justify="right" if column else "left")
+    for row in test.rows:
+        name = row.name if row.kind == "class" else f"{row.name} average"
+        numbers = [f"{value:.3f}" for value in (row.auroc_a, row.auroc_b)]
+        numbers += [f"{row.difference:+.3f}", f"[{row.low:+.3f}, {row.high:+.3f}]", f"{row.z:.2f}"]
+        numbers += [f"{value:.2g}" for value in (row.p, row.p_holm)]
+        cells = [text.replace("[+nan, +nan]", "–").replace("+nan", "–").replace("nan", "–") for text in numbers]
+        table.add_row(Text(name), str(row.n_positive), *map(Text, cells))  # Text: brackets in names are no markup
+    return table
 
 
 @app.command()

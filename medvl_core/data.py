@@ -25,7 +25,16 @@ from medvl_core.store import TensorStore
 from medvl_core.study import Study
 from medvl_core.transforms import standardise
 
-__all__ = ["CounterBatchSampler", "ImageRows", "StudyDataset", "collate", "rng_for", "start_worker", "study_loader"]
+__all__ = [
+    "CounterBatchSampler",
+    "ImageRows",
+    "StudyDataset",
+    "collate",
+    "modalities",
+    "rng_for",
+    "start_worker",
+    "study_loader",
+]
 
 
 def rng_for(*key: int | str) -> np.random.Generator:
@@ -62,9 +71,18 @@ class ImageRows:
         return study.study_id, _source(study, self.modality).fingerprint()
 
     def make(self, study: Study) -> Tensor:
-        """Read and standardise the image, ``C *spatial`` float32."""
+        """Read and standardise the image, ``C *spatial`` float32.
+
+        Raises:
+            ValueError: If the image does not fit the encoder. The message starts with the study's id.
+        """
         image = _source(study, self.modality).load()
-        return torch.as_tensor(self._standardise(image))
+        try:
+            return torch.as_tensor(self._standardise(image))
+        except RuntimeError as error:  # MONAI's Compose wraps what a step raises
+            if isinstance(error.__cause__, ValueError):
+                raise ValueError(f"{study.study_id}: {error.__cause__}") from error
+            raise
 
     def __call__(self, study: Study, rng: np.random.Generator | None = None) -> Tensor:
         """The image, augmented when ``rng`` is given."""
@@ -128,6 +146,7 @@ class StudyDataset(TorchDataset[dict[str, Any]]):
             "study_id": study.study_id,
             "subject_id": study.subject_id,
             "scan_id": study.scan_id,
+            "metadata": dict(study.metadata),
             "labels": torch.tensor([float(study.labels.get(name, np.nan)) for name in self.label_names]),
         }
         for modality, rows in self.images.items():
@@ -255,6 +274,12 @@ def collate(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         values = [item[key] for item in items]
         batch[key] = torch.stack(values) if isinstance(values[0], Tensor) else values
     return batch
+
+
+def modalities(studies: Sequence[Study]) -> tuple[str, ...]:
+    """What the studies have: the modalities of their images, and ``"report"`` if any has one."""
+    found = dict.fromkeys(modality for study in studies for modality in study.images)
+    return (*found, "report") if any(study.report is not None for study in studies) else tuple(found)
 
 
 def start_worker(worker: int) -> None:

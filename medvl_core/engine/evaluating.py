@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,12 @@ from ignite.engine import Engine, Events
 from ignite.metrics import Metric
 
 from medvl_core import distributed
+from medvl_core.engine.job import prepare_batch
+from medvl_core.metrics import voxel_counts
 from medvl_core.protocols import Evaluator
 from medvl_core.weights import save_weights
 
-__all__ = ["PluginMetric", "SaveBest"]
+__all__ = ["MeanLoss", "PluginMetric", "SaveBest", "collect_outputs"]
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +69,66 @@ class PluginMetric(Metric):
             engine.state.metrics[name] = float(numbers[self.key])
 
 
+class MeanLoss(Metric):
+    """The loss over a validation pass, averaged over studies: for a schedule that waits for it to stop falling.
+
+    Computed in eval mode, so that a loss with a memory (a bank of embeddings) does not take in validation studies.
+
+    Args:
+        loss: ``AlignmentLoss`` with ``gather="none"``: processes may hold unequal numbers of batches. The validation
+            data need what it reads, e.g. a text.
+    """
+
+    def __init__(self, loss: torch.nn.Module) -> None:
+        self.loss = loss
+        self._sums = [0.0, 0]
+        super().__init__(output_transform=lambda output: output)
+
+    def reset(self) -> None:
+        """Start anew."""
+        self._sums = [0.0, 0]
+
+    @torch.no_grad()
+    def update(self, output: Mapping[str, Any]) -> None:
+        """Add one batch of MONAI's evaluator."""
+        training = self.loss.training
+        self.loss.eval()
+        try:
+            value = self.loss(output["pred"]).item()
+        finally:
+            self.loss.train(training)
+        n = len(output["image"]["study_id"])
+        self._sums = [self._sums[0] + n * value, self._sums[1] + n]
+
+    def iteration_completed(self, engine: Engine) -> None:
+        """Collect; Ignite's own version would demand tensors."""
+        self.update(engine.state.output)  # type: ignore[arg-type]
+
+    def compute(self) -> float:
+        """The mean over the studies of all processes."""
+        sums = distributed.gather_objects(self._sums)
+        return float(sum(total for total, _ in sums) / max(1, sum(n for _, n in sums)))
+
+
+def collect_outputs(
+    network: torch.nn.Module, dataloader: Iterable[dict[str, Any]], device: torch.device | str = "cpu"
+) -> list[dict[str, Any]]:
+    """What evaluators are fed, from every process, for studies that they learn from rather than judge.
+
+    Args:
+        network: Put on ``device`` and in eval mode.
+        dataloader: The studies, in order.
+        device: Where it runs.
+    """
+    network.to(device).eval()
+    own = []
+    with torch.no_grad():
+        for batch in dataloader:
+            moved, _ = prepare_batch(batch, device)
+            own.append(_plain({"image": moved, "pred": network(moved)}))
+    return [output for outputs in distributed.gather_objects(own) for output in outputs]
+
+
 class SaveBest:
     """Writes a module's weights whenever the validation's key metric has improved. Attach it to the evaluator.
 
@@ -90,8 +152,13 @@ class SaveBest:
 
 def _plain(output: Mapping[str, Any]) -> dict[str, Any]:
     batch, prediction = output["image"], output["pred"]
-    plain = {key: batch[key] for key in ("study_id", "subject_id", "scan_id") if key in batch}
+    plain = {key: batch[key] for key in ("study_id", "subject_id", "scan_id", "metadata") if key in batch}
     plain["embeddings"] = {name: rows.detach().float().cpu() for name, rows in prediction.embeddings.items()}
     if "labels" in batch:
         plain["labels"] = batch["labels"].detach().cpu()
+    if "predicted_masks" in (extras := getattr(prediction, "extras", {})):
+        # counted here: the masks of all cases would not fit in memory
+        pairs = zip(extras["predicted_masks"], batch["true_masks"], strict=True)
+        plain["voxel_counts"] = [voxel_counts(ours.cpu().numpy(), true.cpu().numpy()) for ours, true in pairs]
+        plain |= {key: batch[key] for key in ("voxel_ml",) if key in batch}
     return plain

@@ -1,7 +1,10 @@
 """Contract checks of evaluators.
 
-Outputs are made for the task the spec names: ``"retrieval"`` (all modalities agree), ``"zero_shot_multilabel"`` (images
-point at the prompts of their classes; ``"prompt_embeddings"`` maps ``"positive"`` and ``"negative"`` to ``C E``).
+One set of outputs serves every task: all modalities agree (retrieval); images point at the prompts of their classes,
+``"prompt_embeddings"`` maps ``"positive"`` and ``"negative"`` to ``C E`` (zero-shot); masks hold label k where the
+study has class k - 1 (segmentation); metadata has a ``"sex"``. What an instance says about itself changes them:
+``classes`` their number; ``exclusive = True`` gives every study exactly one class; ``wordings`` puts a level of names
+above the sides of ``"prompt_embeddings"``.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ from medvl_core.testing.harness import Subject, require, rng_untouched
 
 __all__ = ["CHECKS"]
 
-_STUDIES, _WIDTH = 12, 32
+_STUDIES, _WIDTH = 48, 64
 _MODALITIES = ("ct", "cxr", "mri", "report")
 
 
@@ -29,9 +32,11 @@ def _classes(evaluator: Any) -> int:
     return len(getattr(evaluator, "classes", ("one", "two")))
 
 
-def _labels(classes: int) -> Tensor:
+def _labels(classes: int, exclusive: bool = False) -> Tensor:
     """Every class has positives and negatives, and no two classes are alike."""
     generator = torch.Generator().manual_seed(2)
+    if exclusive:
+        return torch.eye(classes)[torch.arange(_STUDIES) % classes]
     labels = torch.rand(_STUDIES, classes, generator=generator).round()
     labels[0], labels[1] = 1.0, 0.0
     return labels
@@ -41,7 +46,7 @@ def _outputs(evaluator: Any, *, perfect: bool, labels: Tensor | None = None) -> 
     """One pass over distinct subjects; ``perfect`` embeddings solve the task, the others are random."""
     generator = torch.Generator().manual_seed(3)
     count = _classes(evaluator)
-    labels = _labels(count) if labels is None else labels
+    labels = _labels(count, getattr(evaluator, "exclusive", False)) if labels is None else labels
     axes = torch.eye(count, max(count, _WIDTH))
     signs = 2 * labels.nan_to_num(0) - 1
     rows = signs @ axes + 0.01 * torch.randn(_STUDIES, axes.shape[1], generator=generator)  # distinct, for retrieval
@@ -50,14 +55,28 @@ def _outputs(evaluator: Any, *, perfect: bool, labels: Tensor | None = None) -> 
         for name in _MODALITIES
     }
     ids = [f"{index:02d}" for index in range(_STUDIES)]
+    prompts: dict[str, Any] = {"positive": axes, "negative": -axes}
+    if wordings := getattr(evaluator, "wordings", ()):
+        prompts = dict.fromkeys(wordings, prompts)
+    true = _masks(labels)
     return {
         "embeddings": embeddings,
-        "prompt_embeddings": {"positive": axes, "negative": -axes},
+        "prompt_embeddings": prompts,
+        "metadata": [{"sex": "FM"[index % 2]} for index in range(_STUDIES)],
+        "true_masks": true,
+        "predicted_masks": true if perfect else torch.randint(0, count + 1, true.shape, generator=generator),
         "study_id": ids,
         "subject_id": ids,
         "scan_id": ids,
         "labels": labels,
     }
+
+
+def _masks(labels: Tensor) -> Tensor:
+    """``B C + 1 2 2``: layer k is filled with label k where the study has class k - 1."""
+    layers = torch.arange(labels.shape[1] + 1).view(1, -1, 1, 1)
+    present = torch.cat([torch.zeros(len(labels), 1), labels.nan_to_num(0)], dim=1)[:, :, None, None]
+    return (layers * present).long().expand(-1, -1, 2, 2)
 
 
 def _compute(evaluator: Any, *batches: Mapping[str, Any]) -> dict[str, float]:

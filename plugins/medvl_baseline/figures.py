@@ -15,7 +15,7 @@ from medvl_core.metrics import operating_counts
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["class_intervals", "curve_panels", "recall_curve"]
+__all__ = ["class_intervals", "confusion_matrix", "curve_panels", "probe_curves", "recall_curve", "row_intervals"]
 
 _BLUE, _GREY = "#0b5394", "#777777"
 _DPI = 150
@@ -128,6 +128,70 @@ def class_intervals(path: str | Path, table: pd.DataFrame, title: str) -> None:
     names = [f"{name} (n+ = {n})" for name, n in zip(table["class"], table["n_positive"], strict=True)]
     axes[0].set_yticks(places, names, fontsize=8, parse_math=False)
     drawing.legend(*axes[1].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False, fontsize=8)
+    _finish(drawing, path, title)
+
+
+def confusion_matrix(path: str | Path, classes: Sequence[str], counts: np.ndarray, title: str) -> None:
+    """Studies by true class (rows) and decided class (columns), ``C C``; the colour is the share of the row."""
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    drawing = _figure(2.6 + 0.62 * len(classes), 2.1 + 0.5 * len(classes))
+    ax = drawing.subplots()
+    shown = ax.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for (row, column), n in np.ndenumerate(counts):
+        colour = "white" if shares[row, column] > 0.5 else "black"
+        ax.text(column, row, f"{n}", ha="center", va="center", fontsize=8, color=colour)
+    names = [textwrap.shorten(name, 28, placeholder=" …") for name in classes]
+    ax.set_xticks(range(len(classes)), names, rotation=45, ha="right", fontsize=8, parse_math=False)
+    ax.set_yticks(range(len(classes)), names, fontsize=8, parse_math=False)
+    ax.set(xlabel="decided", ylabel="true")
+    drawing.colorbar(shown, ax=ax, label="share of the true class", shrink=0.8)
+    _finish(drawing, path, title)
+
+
+def probe_curves(path: str | Path, table: pd.DataFrame, title: str) -> None:
+    """AUROC and AUPRC of a probe over the share of training labels: each fold a dot, their mean a line.
+
+    Args:
+        path: PNG to write.
+        table: One row per fraction and fold, with ``fraction``, ``auroc_macro`` and ``auprc_macro``.
+        title: Title of the figure.
+    """
+    drawing = _figure(7.4, 3.4)
+    for ax, name in zip(drawing.subplots(1, 2), ("auroc_macro", "auprc_macro"), strict=True):
+        mean = table.groupby("fraction")[name].mean()
+        ax.plot(100 * table["fraction"], table[name], "o", color=_GREY, markersize=4, alpha=0.7, label="one fold")
+        ax.plot(100 * mean.index, mean, "o-", color=_BLUE, linewidth=1.6, label="mean over folds")
+        ax.set(xlabel="training labels [%]", ylabel=f"{name.split('_')[0].upper()}, macro", ylim=(-0.02, 1.02))
+        ax.set_xscale("log")
+        ax.set_xticks(100 * mean.index, [f"{100 * share:g}" for share in mean.index])
+        ax.minorticks_off()
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.grid(alpha=0.3)
+        ax.legend(frameon=False, fontsize=8)
+    _finish(drawing, path, title)
+
+
+def row_intervals(
+    path: str | Path, names: Sequence[str], table: pd.DataFrame, value: str, axis: str, title: str
+) -> None:
+    """One value with its interval per row of a table, e.g. per wording or subgroup.
+
+    Args:
+        path: PNG to write.
+        names: Label of each row.
+        table: Has the columns ``value``, ``<value>_low`` and ``<value>_high``.
+        value: Column that is drawn.
+        axis: Its name on the axis.
+        title: Title of the figure.
+    """
+    drawing, ax = _single(7.2, 1.5 + 0.32 * len(table))
+    places = np.arange(len(table))
+    ax.hlines(places, table[f"{value}_low"], table[f"{value}_high"], color=_BLUE, linewidth=1.8)
+    ax.plot(table[value], places, "o", color=_BLUE, markersize=6)
+    ax.axvline(0.5, linestyle="--", color=_GREY, linewidth=1.2, label="chance")
+    ax.set_yticks(places, [textwrap.shorten(name, 60, placeholder=" …") for name in names], parse_math=False)
+    ax.set(xlabel=axis, xlim=(-0.02, 1.02), ylim=(len(table) - 0.5, -0.5))
+    ax.legend(frameon=False, fontsize=8, loc="lower left")
     _finish(drawing, path, title)
 
 

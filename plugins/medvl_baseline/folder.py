@@ -13,6 +13,7 @@ import numpy as np
 from medvl_core.radiograph import SimulatedRadiograph
 from medvl_core.readers import FileSource
 from medvl_core.study import ImageSource, Report, Shared, Study
+from medvl_core.tables import need_columns, number_or_text, read_label, read_table
 
 if TYPE_CHECKING:
     from pandas import DataFrame, Series
@@ -21,7 +22,6 @@ __all__ = ["FolderDataset"]
 
 SPLITS = ("train", "validation", "test")
 _SECTION = re.compile(r"^\s*(findings?|impressions?)\s*:", re.IGNORECASE | re.MULTILINE)
-_UNKNOWN = ("", "nan", "na", "none", "null")
 
 
 class FolderDataset:
@@ -39,6 +39,8 @@ class FolderDataset:
         findings_column: Column of findings, used where there is no whole report.
         impression_column: Column of impressions, likewise.
         label_columns: Columns with 1, 0 or blank (unknown).
+        metadata_columns: Columns to keep for subgroups (age, sex, scanner): a number where the cell is one, else text;
+            a blank is left out.
         subject_column: Column of patients; no patient is ever in two splits.
         study_column: Column of study ids, unique.
         scan_column: Column that reconstructions of one acquisition share. Without it each study is its own scan.
@@ -65,6 +67,7 @@ class FolderDataset:
         findings_column: str = "findings",
         impression_column: str = "impression",
         label_columns: Sequence[str] = (),
+        metadata_columns: Sequence[str] = (),
         subject_column: str = "subject",
         study_column: str = "study",
         scan_column: str = "scan",
@@ -77,15 +80,15 @@ class FolderDataset:
         self.table = Path(table)
         self.root = self.table.parent if root is None else Path(root)
         self.label_names = tuple(label_columns)
+        self._metadata = tuple(metadata_columns)
         self._images = {"ct": ct_column, "cxr": cxr_column}
         self._texts = (report_column, findings_column, impression_column)
         self._ids = (study_column, subject_column, scan_column)
         self._simulate = None if simulate_cxr is False else {} if simulate_cxr is True else dict(simulate_cxr)
 
-        rows = _read_table(self.table, encoding)
-        self._check_columns(
-            rows, [study_column, subject_column, *label_columns, *([split_column] if split_column else [])]
-        )
+        rows = read_table(self.table, encoding)
+        needed = [study_column, subject_column, *label_columns, *metadata_columns]
+        self._check_columns(rows, [*needed, *([split_column] if split_column else [])])
         numbered = list(zip(rows.index, rows.to_dict("records"), strict=True))
         self._studies = [self._study(number, row) for number, row in numbered]
         self._check_unique(list(rows.index))
@@ -105,14 +108,9 @@ class FolderDataset:
         return [study for study in self._studies if self._split[study.subject_id] == split]
 
     def _check_columns(self, rows: DataFrame, needed: Sequence[str]) -> None:
-        missing = [name for name in needed if name not in rows]
         if not set(self._images.values()) & set(rows):
-            missing.append(" or ".join(self._images.values()))
-        if missing:
-            hint = "; is it separated by semicolons?" if len(rows.columns) == 1 and ";" in rows.columns[0] else ""
-            raise ValueError(
-                f"{self.table}: no column {', '.join(missing)} among {', '.join(map(str, rows.columns))}{hint}"
-            )
+            needed = [*needed, " or ".join(self._images.values())]
+        need_columns(self.table, rows, needed)
         if rows.empty:
             raise ValueError(f"{self.table}: the table has a header but no rows; add one row per study")
 
@@ -128,7 +126,8 @@ class FolderDataset:
             scan_id=scan or study,
             images=self._row_images(where, row),
             report=self._row_report(row),
-            labels={name: _label(where, name, row[name]) for name in self.label_names},
+            labels={name: read_label(where, name, row[name]) for name in self.label_names},
+            metadata={name: number_or_text(row[name]) for name in self._metadata if row[name]},
         )
 
     def _row_images(self, where: str, row: Mapping[str, str]) -> dict[str, ImageSource]:
@@ -190,69 +189,6 @@ class FolderDataset:
                     f"{before}; keep a patient in one split"
                 )
         return {subject: name for subject, (name, _) in split.items()}
-
-
-def _read_table(path: Path, encoding: str) -> DataFrame:
-    """All cells as stripped text, blank where empty; the index counts rows as a spreadsheet does."""
-    import pandas as pd
-
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such table; give a CSV or parquet file")
-    if path.suffix.lower() in (".parquet", ".pq"):
-        try:
-            rows = pd.read_parquet(path)
-        except (OSError, ValueError) as error:
-            raise ValueError(f"{path}: unreadable parquet file ({error}); write it again") from error
-        rows = rows.map(lambda cell: "" if pd.isna(cell) else str(cell)).set_axis(range(2, len(rows) + 2))
-    else:
-        rows = _read_csv(path, encoding)
-    rows.columns = [str(name).strip() for name in rows.columns]
-    repeated = sorted({name for name in rows.columns if list(rows.columns).count(name) > 1})
-    if repeated:
-        raise ValueError(f"{path}: column {', '.join(repeated)} appears twice; rename one")
-    return rows.map(str.strip)
-
-
-def _read_csv(path: Path, encoding: str) -> DataFrame:
-    import csv
-    import io
-
-    import pandas as pd
-
-    raw = path.read_bytes()
-    try:
-        text = raw.decode("utf-8-sig" if encoding.lower() in ("utf-8", "utf8") else encoding)
-    except UnicodeDecodeError as error:
-        line = raw[: error.start].count(b"\n") + 1
-        raise ValueError(
-            f"{path}, line {line}: byte 0x{raw[error.start]:02x} is not {encoding}; "
-            "save it as UTF-8 or pass encoding='cp1252'"
-        ) from error
-    try:
-        lines = {i: cells for i, cells in enumerate(csv.reader(io.StringIO(text, newline=""), strict=True), 1) if cells}
-    except csv.Error as error:
-        raise ValueError(f"{path}: not a CSV table ({error}); look for an unclosed quote") from error
-    if not lines:
-        raise ValueError(f"{path}: the table is empty; write a header and one row per study")
-    header = lines.pop(min(lines))
-    for number, cells in lines.items():
-        if len(cells) != len(header):
-            raise ValueError(
-                f"{path}, row {number}: {len(cells)} cells, the header has {len(header)}; quote cells with commas"
-            )
-    return pd.DataFrame(list(lines.values()), columns=header, index=list(lines), dtype=str)
-
-
-def _label(where: str, name: str, cell: str) -> float:
-    if cell.lower() in _UNKNOWN:
-        return math.nan
-    try:
-        value = float(cell)
-    except ValueError:
-        value = -1.0
-    if value not in (0.0, 1.0):
-        raise ValueError(f"{where}: {name} is {cell!r}; labels are 1, 0 or blank (map uncertain ones before)")
-    return value
 
 
 def _split_subjects(subjects: Sequence[str], shares: Sequence[float], seed: int) -> dict[str, str]:

@@ -21,6 +21,16 @@ RADIOGRAPH = ImageInput(channels=1, size=(224, 224))
 CHEST_CT = ImageInput(
     channels=1, size=(96, 96, 96), axcodes="RAS", window_hu=(-1000.0, 1000.0), output_range=(-1.0, 1.0), pad_value=-1.0
 )
+CLIP_IMAGE = ImageInput(
+    channels=3,
+    size=(224, 224),
+    window_hu=(0.0, 255.0),
+    output_range=(0.0, 1.0),
+    pad_value=0.0,
+    interpolation="cubic",
+    mean=(0.48145466, 0.4578275, 0.40821073),
+    std=(0.26862954, 0.26130258, 0.27577711),
+)
 _APACHE = "Apache-2.0"
 
 
@@ -112,6 +122,30 @@ def medvl_encoders() -> list[EncoderSpec]:
             input=TextInput(max_length=128),
             embed_dim=192,
         ),
+        EncoderSpec(
+            name="clip_image",
+            factory="medvl_baseline.clip:build_clip_image",
+            summary="CLIP's vision tower with its projection; loads CLIP, CheXzero and RadCLIP checkpoints",
+            source="arXiv:2103.00020",
+            license=_APACHE,
+            tiny={"size": (32, 32), "patch": 16, "width": 16, "layers": 1, "heads": 2, "projection_dim": 8},
+            modality="any",
+            spatial_dims=2,
+            input=CLIP_IMAGE,
+            embed_dim=512,
+        ),
+        EncoderSpec(
+            name="clip_text",
+            factory="medvl_baseline.clip:build_clip_text",
+            summary="CLIP's text tower with its projection and its byte-pair tokeniser",
+            source="arXiv:2103.00020",
+            license=_APACHE,
+            tiny={"width": 16, "layers": 1, "heads": 2, "projection_dim": 8},
+            modality="report",
+            spatial_dims=0,
+            input=TextInput(max_length=77),
+            embed_dim=512,
+        ),
     ]
 
 
@@ -188,7 +222,7 @@ def medvl_text_sources() -> list[TextSourceSpec]:
 
 @hookimpl
 def medvl_evaluators() -> list[EvaluatorSpec]:
-    """Retrieval and zero-shot classification."""
+    """Retrieval, zero-shot, probes, matching, segmentation, and evaluators around other evaluators."""
     return [
         EvaluatorSpec(
             name="retrieval",
@@ -209,16 +243,108 @@ def medvl_evaluators() -> list[EvaluatorSpec]:
             summary="Zero-shot multi-label classification from prompt pairs",
             source="arXiv:2403.17834",
             license=_APACHE,
-            tiny={"classes": ("Atelectasis", "Cardiomegaly"), "image": "cxr"},
+            tiny={
+                "classes": ("Atelectasis", "Cardiomegaly"),
+                "image": "cxr",
+                "class_groups": {"both": ("Atelectasis", "Cardiomegaly")},
+            },
             task="zero_shot_multilabel",
             metrics=(
                 Metric(name="auroc_macro"),
+                Metric(name="auroc_macro_{group}"),
                 Metric(name="auroc_weighted"),
                 Metric(name="auroc_micro"),
                 Metric(name="auprc_macro"),
                 Metric(name="auprc_weighted"),
                 Metric(name="auprc_micro"),
                 Metric(name="classes_left_out", unit="classes", higher_is_better=False),
+            ),
+        ),
+        EvaluatorSpec(
+            name="prompt_sensitivity",
+            factory="medvl_baseline.prompt_sensitivity:PromptSensitivity",
+            summary="Zero-shot AUROC under several wordings, beside the headline's",
+            source="medvl",
+            license=_APACHE,
+            tiny={"classes": ("Atelectasis", "Cardiomegaly"), "image": "cxr"},
+            task="prompt_sensitivity",
+            metrics=(
+                Metric(name="{prefix}/auroc_macro_headline"),
+                Metric(name="{prefix}/auroc_macro_worst"),
+                Metric(name="{prefix}/auroc_macro_best"),
+                Metric(name="{prefix}/auroc_macro_spread", higher_is_better=False),
+            ),
+        ),
+        EvaluatorSpec(
+            name="matching",
+            factory="medvl_baseline.matching:Matching",
+            summary="Image-text matching: one text per class, the nearest one is the answer",
+            source="arXiv:2403.09948",
+            license=_APACHE,
+            tiny={"classes": ("Glioma", "Meningioma", "Pituitary tumor"), "image": "mri"},
+            task="matching",
+            metrics=(
+                Metric(name="{prefix}/top_1"),
+                Metric(name="{prefix}/recall_macro"),
+                Metric(name="{prefix}/f1_macro"),
+            ),
+        ),
+        EvaluatorSpec(
+            name="linear_probe",
+            factory="medvl_baseline.linear_probe:LinearProbe",
+            summary="Linear probe and few-shot on embeddings: k-fold, or from a training split, with early stopping",
+            source="arXiv:2503.02162",
+            license=_APACHE,
+            tiny={"classes": ("Atelectasis", "Cardiomegaly"), "image": "cxr", "fitting": {"learning_rate": 0.1}},
+            task="linear_probe",
+            metrics=(
+                Metric(name="{prefix}_{percent}/auroc_macro"),
+                Metric(name="{prefix}_{percent}/auroc_weighted"),
+                Metric(name="{prefix}_{percent}/auroc_micro"),
+                Metric(name="{prefix}_{percent}/auprc_macro"),
+                Metric(name="{prefix}_{percent}/auprc_weighted"),
+                Metric(name="{prefix}_{percent}/auprc_micro"),
+                Metric(name="{prefix}_{percent}/accuracy"),
+                Metric(name="{prefix}_{percent}/f1_macro"),
+            ),
+        ),
+        EvaluatorSpec(
+            name="external",
+            factory="medvl_baseline.external:ExternalValidation",
+            summary="Another evaluator on a data set with other labels, joined by a label map",
+            source="medvl",
+            license=_APACHE,
+            task="external_validation",
+            metrics=(
+                Metric(name="{prefix}/classes_left_out", unit="classes", higher_is_better=False),
+                Metric(name="{prefix}/{metric}"),
+            ),
+        ),
+        EvaluatorSpec(
+            name="subgroups",
+            factory="medvl_baseline.subgroups:Subgroups",
+            summary="AUROC per group of a metadata column, the worst group and the gap",
+            source="medvl",
+            license=_APACHE,
+            task="subgroups",
+            metrics=(
+                Metric(name="{prefix}/auroc_macro_worst"),
+                Metric(name="{prefix}/auroc_macro_gap", higher_is_better=False),
+            ),
+        ),
+        EvaluatorSpec(
+            name="segmentation",
+            factory="medvl_baseline.segmentation:Segmentation",
+            summary="Dice per class, and AUROC of the predicted volume for having it",
+            source="arXiv:2404.15272",
+            license=_APACHE,
+            tiny={"classes": {"lung_tumor": 1, "liver_tumor": 2}},
+            task="segmentation",
+            metrics=(
+                Metric(name="{prefix}/dice_macro"),
+                Metric(name="{prefix}/detection_auroc_macro"),
+                Metric(name="{prefix}/detection_auroc_micro"),
+                Metric(name="{prefix}/classes_left_out", unit="classes", higher_is_better=False),
             ),
         ),
     ]

@@ -16,7 +16,7 @@ from medvl_core.protocols import EncoderOutput, TokenBatch
 from medvl_core.specs import TextInput
 from medvl_core.text import SPECIAL_TOKENS, wordpiece_tokenizer
 
-__all__ = ["BertSmall", "HfText", "build_bert_small", "build_hf_text"]
+__all__ = ["BertSmall", "HfText", "build_bert_small", "build_hf_text", "check_vocabulary"]
 
 _logger = logging.getLogger(__name__)
 
@@ -79,7 +79,7 @@ class BertSmall(nn.Module):
         self._tokenizer.enable_padding(pad_id=self._tokenizer.token_to_id("[PAD]"))
         digest = hashlib.sha256("\n".join(vocabulary).encode()).digest()
         self.register_buffer("vocabulary_sha256", torch.tensor(list(digest), dtype=torch.uint8))
-        self.register_load_state_dict_pre_hook(_check_vocabulary)
+        self.register_load_state_dict_pre_hook(check_vocabulary)
 
     def tokenize(self, texts: Sequence[str]) -> TokenBatch:
         """Texts to token ids, padded to the longest; the closing ``[SEP]`` survives truncation."""
@@ -221,12 +221,11 @@ def _read_vocabulary(path: Path) -> list[str]:
     return path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
 
 
-def _check_vocabulary(module: BertSmall, state_dict: dict[str, Tensor], prefix: str, *_: object) -> None:
+def check_vocabulary(module: nn.Module, state_dict: dict[str, Tensor], prefix: str, *_: object) -> None:
+    """A hook before loading: weights with another ``vocabulary_sha256`` than the module's are refused."""
     theirs = state_dict.get(f"{prefix}vocabulary_sha256")
     if theirs is not None and not torch.equal(theirs.cpu(), module.vocabulary_sha256.cpu()):
-        raise ValueError(
-            "these weights were trained with another vocabulary; give the vocab.txt they were trained with"
-        )
+        raise ValueError("these weights were trained with another vocabulary; give the file they were trained with")
 
 
 def _model_folder(path: str | Path) -> Path:

@@ -12,28 +12,35 @@ from scipy.special import expit
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from medvl_baseline.collected import Collected
-from medvl_baseline.figures import class_intervals, curve_panels
-from medvl_baseline.prompts import SIDES, EmbedText, embed_prompts, prompts_from_file, prompts_from_templates
-from medvl_core.metrics import (
-    Interval,
-    areas_statistic,
-    auroc_auprc,
-    average_metric,
-    bootstrap_ci,
-    chance_auprc,
-    micro_auprc,
-    micro_auroc,
+from medvl_baseline.areas import (
+    AREAS,
+    area_interval,
+    area_values,
+    chance_areas,
+    class_table,
+    classes_left_out,
+    group_intervals,
+    group_values,
 )
+from medvl_baseline.collected import Collected, check_classes, check_prefix
+from medvl_baseline.figures import class_intervals, curve_panels
+from medvl_baseline.prompts import (
+    PROMPT_AVERAGES,
+    SIDES,
+    EmbedText,
+    PromptAverage,
+    embed_prompts,
+    prompts_from_file,
+    prompts_from_templates,
+)
+from medvl_core.metrics import Interval
+from medvl_core.predictions import Predictions
 from medvl_core.specs import Metric
 
 if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = ["ZeroShot"]
-
-_AVERAGES = ("macro", "weighted", "micro")
-_AREAS = tuple(f"{area}_{average}" for area in ("auroc", "auprc") for average in _AVERAGES)
 
 
 class ZeroShot:
@@ -50,12 +57,16 @@ class ZeroShot:
         positive: Templates with one ``{}`` for the class.
         negative: Likewise, for its absence.
         scoring: See above.
-        prompt_average: Order of averaging and normalising several prompts, see `embed_prompts`.
+        prompt_average: How several prompts of a class become one: see `embed_prompts`.
         logit_scale: s, the inverse of the temperature.
-        prompts_file: JSON with prompts per class, in place of the templates: see `prompts_from_file`.
+        prompts_file: JSON with prompts per class, or with templates, in place of ``positive`` and ``negative``: see
+            `prompts_from_file`.
+        prefix: Put before the names of metrics and tables; needed where two evaluators of one evaluation are alike.
+        class_groups: Group → its classes, e.g. ``"base"`` and ``"rare"``: adds the metric ``auroc_macro_<group>``.
 
     Raises:
-        ValueError: If the classes are empty or repeat, a mode is unknown, or the prompts are unusable.
+        ValueError: If the classes are empty or repeat, a mode is unknown, the prompts are unusable, or a group is empty
+            or names no class.
 
     References:
         Prompts and softmax: CT-CLIP, arXiv:2403.17834; no code copied.
@@ -69,18 +80,21 @@ class ZeroShot:
         positive: Sequence[str] = ("{} is present.",),
         negative: Sequence[str] = ("{} is not present.",),
         scoring: Literal["softmax", "cosine"] = "softmax",
-        prompt_average: Literal["after_normalisation", "before_normalisation"] = "after_normalisation",
+        prompt_average: PromptAverage = "after_normalisation",
         logit_scale: float = 1 / 0.07,
         prompts_file: str | Path | None = None,
+        prefix: str = "",
+        class_groups: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
-        if isinstance(classes, str) or not classes or len(set(classes)) < len(classes):
-            raise ValueError(f"ZeroShot: classes is {classes!r}; give a list of different names")
+        check_classes("ZeroShot", classes)
         if scoring not in ("softmax", "cosine"):
             raise ValueError(f"ZeroShot: scoring is {scoring!r}; choose 'softmax' or 'cosine'")
-        if prompt_average not in ("after_normalisation", "before_normalisation"):
-            choice = "'after_normalisation' or 'before_normalisation'"
-            raise ValueError(f"ZeroShot: prompt_average is {prompt_average!r}; choose {choice}")
+        if prompt_average not in PROMPT_AVERAGES:
+            raise ValueError(f"ZeroShot: prompt_average is {prompt_average!r}; choose one of {PROMPT_AVERAGES}")
+        self.prefix, self.stem = prefix, check_prefix("ZeroShot", prefix or "zero_shot")
         self.classes, self.image, self.embed_text = tuple(classes), image, embed_text
+        self.class_groups = {check_prefix("ZeroShot", group): tuple(n) for group, n in (class_groups or {}).items()}
+        group_values(np.zeros((1, len(classes))), np.zeros((1, len(classes))), self.classes, self.class_groups)
         self.scoring, self.prompt_average, self.logit_scale = scoring, prompt_average, float(logit_scale)
         if prompts_file is None:
             self.prompts = prompts_from_templates(self.classes, positive, negative)
@@ -91,11 +105,14 @@ class ZeroShot:
     @property
     def metrics(self) -> tuple[Metric, ...]:
         """The metrics with unit and direction."""
-        return (*(Metric(name=name) for name in _AREAS), _LEFT_OUT)
+        (left_out,) = self._named({"classes_left_out": None})
+        groups = [f"auroc_macro_{group}" for group in self.class_groups]
+        areas = (Metric(name=name) for name in self._named(dict.fromkeys([*AREAS, *groups])))
+        return (*areas, Metric(name=left_out, unit="classes", higher_is_better=False))
 
     def reset(self) -> None:
         """Forget everything collected."""
-        self._collected = Collected("ZeroShot", (self.image,), ("study_id", "subject_id"), labels=True)
+        self._collected = Collected("ZeroShot", (self.image,), ("study_id", "subject_id"), self.classes)
         self._given_prompts: dict[str, Tensor] | None = None
         self._cached_scores: np.ndarray | None = None
 
@@ -107,9 +124,6 @@ class ZeroShot:
         """
         if (given := outputs.get("prompt_embeddings")) is not None:
             self._take_prompts(given)
-        labels = outputs.get("labels")
-        if labels is not None and tuple(labels.shape[1:]) != (len(self.classes),):
-            raise ValueError(f"ZeroShot: labels have shape {tuple(labels.shape)} for {len(self.classes)} classes")
         self._collected.add(outputs)
         self._cached_scores = None
 
@@ -126,47 +140,40 @@ class ZeroShot:
     def compute(self) -> dict[str, float]:
         """Areas averaged over classes three ways; classes without positives or negatives are left out and counted."""
         labels, scores = self._collected.labels(), self.scores()
-        out = {}
-        for area, values in zip(("auroc", "auprc"), auroc_auprc(labels, scores), strict=True):
-            out[f"{area}_macro"] = average_metric(values, labels, "macro").value
-            out[f"{area}_weighted"], left_out = average_metric(values, labels, "weighted")
-        out["auroc_micro"], out["auprc_micro"] = micro_auroc(labels, scores), micro_auprc(labels, scores)
-        return {**{name: out[name] for name in _AREAS}, _LEFT_OUT.name: float(left_out)}
+        groups = group_values(labels, scores, self.classes, self.class_groups)
+        left_out = float(classes_left_out(labels))
+        return self._named({**area_values(labels, scores), **groups, "classes_left_out": left_out})
 
     def intervals(self, n_resamples: int = 1000, seed: int = 0, level: float = 0.95) -> dict[str, tuple[float, float]]:
         """Bootstrap interval of each area in [0, 1]: patients drawn whole, by standard error (`bootstrap_ci`)."""
         low, high, _ = self._bootstrap(n_resamples, seed, level)
-        return dict(
-            zip(_AREAS, zip(low[:, :3].ravel().tolist(), high[:, :3].ravel().tolist(), strict=True), strict=True)
-        )
+        bounds = zip(low[:, :3].ravel().tolist(), high[:, :3].ravel().tolist(), strict=True)
+        data = (self._collected.labels(), self.scores(), self.classes, self.class_groups)
+        groups = group_intervals(*data, self._collected.ids("subject_id"), n_resamples, seed, level)
+        return self._named({**dict(zip(AREAS, bounds, strict=True)), **groups})
 
     def chance(self) -> dict[str, float]:
         """Expectations under a random order: 0.5 for AUROC, `chance_auprc` for AUPRC (near the prevalence)."""
-        labels = self._collected.labels()
-        expected = self._chance_per_class(labels)
-        auprc = (
-            average_metric(expected, labels, "macro").value,
-            average_metric(expected, labels, "weighted").value,
-            chance_auprc(int((labels == 1).sum()), int((~np.isnan(labels)).sum())),
-        )
-        return dict(zip(_AREAS, (0.5, 0.5, 0.5, *auprc), strict=True))
+        groups = {f"auroc_macro_{group}": 0.5 for group in self.class_groups}
+        return self._named({**chance_areas(self._collected.labels()), **groups})
 
     def tables(self, n_resamples: int = 1000, seed: int = 0, level: float = 0.95) -> dict[str, pd.DataFrame]:
-        """``zero_shot_per_class`` (one row per class) and ``zero_shot_scores`` (probabilities or cosines per study)."""
-        import pandas as pd
+        """``zero_shot_per_class``, one row per class, and ``zero_shot_predictions`` (`Predictions.table`)."""
+        per_class = self._per_class(n_resamples, seed, level)
+        return {f"{self.stem}_per_class": per_class, f"{self.stem}_predictions": self.predictions().table()}
 
-        values = self.scores() if self.scoring == "cosine" else expit(self.scores())
-        scores = pd.DataFrame(values, columns=list(self.classes))
-        for column in ("subject_id", "study_id"):
-            scores.insert(0, column, self._collected.ids(column))
-        return {"zero_shot_per_class": self._per_class(n_resamples, seed, level), "zero_shot_scores": scores}
+    def predictions(self) -> Predictions:
+        """Log odds and probability, or cosine, of every study and class."""
+        ids = [self._collected.ids(name) for name in ("study_id", "subject_id")]
+        probabilities = self.probabilities() if self.scoring == "softmax" else None
+        return Predictions(*ids, self.classes, self._collected.labels(), self.scores(), probabilities)
 
     def figures(self, folder: str | Path, n_resamples: int = 1000, seed: int = 0, level: float = 0.95) -> list[Path]:
         """ROC and precision-recall curves of every class, and the areas with their intervals."""
         table, labels, scores = self._per_class(n_resamples, seed, level), self._collected.labels(), self.scores()
         subjects = len(set(self._collected.ids("subject_id")))
         title = f"Zero-shot on {self.image}: {len(labels)} studies of {subjects} subjects, {100 * level:g} % intervals"
-        paths = [Path(folder) / f"zero_shot_{name}.png" for name in ("roc", "precision_recall", "per_class")]
+        paths = [Path(folder) / f"{self.stem}_{name}.png" for name in ("roc", "precision_recall", "per_class")]
         curve_panels(paths[0], table, labels, scores, "roc", title)
         curve_panels(paths[1], table, labels, scores, "precision_recall", title)
         class_intervals(paths[2], table, title)
@@ -208,29 +215,13 @@ class ZeroShot:
             )
         return embed_prompts(self.prompts, self.embed_text, self.prompt_average)
 
-    def _bootstrap(self, n_resamples: int, seed: int, level: float) -> Interval:
-        statistic = areas_statistic(self._collected.labels(), self.scores())
-        units = self._collected.ids("subject_id")
-        interval = bootstrap_ci(statistic, units, n_resamples, seed, level, method="standard_error")
-        return interval._replace(low=interval.low.clip(0, 1), high=interval.high.clip(0, 1))
+    def _named(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        return {f"{self.prefix}/{name}" if self.prefix else name: value for name, value in values.items()}
 
-    def _chance_per_class(self, labels: np.ndarray) -> np.ndarray:
-        known = (~np.isnan(labels)).sum(axis=0)
-        return np.array([chance_auprc(int(m), int(n)) for m, n in zip((labels == 1).sum(axis=0), known, strict=True)])
+    def _bootstrap(self, n_resamples: int, seed: int, level: float) -> Interval:
+        subjects = self._collected.ids("subject_id")
+        return area_interval(self._collected.labels(), self.scores(), subjects, n_resamples, seed, level)
 
     def _per_class(self, n_resamples: int, seed: int, level: float) -> pd.DataFrame:
-        import pandas as pd
-
-        labels = self._collected.labels()
-        low, high, left_out = self._bootstrap(n_resamples, seed, level)
-        table = pd.DataFrame({"class": self.classes})
-        table["n_positive"], table["n_negative"] = (labels == 1).sum(axis=0), (labels == 0).sum(axis=0)
-        table["n_unknown"] = np.isnan(labels).sum(axis=0)
-        for row, (area, values) in enumerate(zip(("auroc", "auprc"), auroc_auprc(labels, self.scores()), strict=True)):
-            table[area], table[f"{area}_low"], table[f"{area}_high"] = values, low[row, 3:], high[row, 3:]
-        table["auprc_chance"] = self._chance_per_class(labels)
-        table["resamples_left_out"] = left_out[0, 3:]
-        return table
-
-
-_LEFT_OUT = Metric(name="classes_left_out", unit="classes", higher_is_better=False)
+        interval = self._bootstrap(n_resamples, seed, level)
+        return class_table(self.classes, self._collected.labels(), self.scores(), interval)

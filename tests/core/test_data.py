@@ -144,3 +144,9 @@ def test_collate_stacks_tensors_and_lists_the_rest(studies):
 def test_missing_modality_names_the_study(studies):
     with pytest.raises(ValueError, match=r"study0: has no mri image, only \['ct', 'cxr'\]"):
         ImageRows("mri", CXR).key(studies[0])
+
+
+def test_an_image_that_does_not_fit_the_encoder_is_named_with_its_study(studies):
+    rows = ImageRows("cxr", ImageInput(channels=1, size=(8, 8), window_hu=(-2000.0, -1000.0)))
+    with pytest.raises(ValueError, match=r"^study0: image of mean .* is mostly above the window"):
+        rows.make(studies[0])

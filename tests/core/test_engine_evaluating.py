@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from medvl_core.engine import PluginMetric
-from medvl_core.engine.evaluating import _plain
+from medvl_core.engine.evaluating import _plain, collect_outputs
 from medvl_core.protocols import AlignmentBatch
 from tests.core.engine_toy import FirstAxis, stage
 
@@ -43,3 +43,37 @@ def test_outputs_are_detached_fp32_and_on_the_cpu():
     assert plain["embeddings"]["cxr"].dtype == torch.float32
     assert not plain["embeddings"]["cxr"].requires_grad
     assert set(plain) == {"study_id", "labels", "embeddings"}
+
+
+def test_masks_are_reduced_to_counts_of_voxels():
+    import torch
+
+    true = torch.zeros(2, 2, 2, 2, dtype=torch.uint8)
+    true[1] = 3
+    predicted = true.clone()
+    predicted[1, 0] = 0
+    rows = torch.eye(2)
+    plain = _plain(
+        {
+            "image": {"study_id": ["a", "b"], "true_masks": true, "voxel_ml": torch.tensor([1.0, 2.0])},
+            "pred": AlignmentBatch({"cxr": rows}, rows[0, 0], {"predicted_masks": predicted}),
+        }
+    )
+    assert [counts[:, 3].tolist() for counts in plain["voxel_counts"]] == [[0, 0, 0], [4, 8, 4]]
+    assert plain["voxel_ml"].tolist() == [1.0, 2.0]
+
+
+def test_collected_outputs_come_in_eval_mode_without_gradients():
+    import torch
+
+    class Model(torch.nn.Module):
+        def forward(self, batch):
+            assert not self.training
+            rows = torch.ones(len(batch["study_id"]), 2, requires_grad=True) * 2
+            return AlignmentBatch({"cxr": rows}, rows.sum())
+
+    batches = [{"study_id": ["a", "b"], "metadata": [{"age": 3.0}, {}]}, {"study_id": ["c"], "metadata": [{}]}]
+    outputs = collect_outputs(Model().train(), batches)
+    assert [output["study_id"] for output in outputs] == [["a", "b"], ["c"]]
+    assert outputs[0]["metadata"] == [{"age": 3.0}, {}]
+    assert outputs[0]["embeddings"]["cxr"].tolist() == [[2, 2], [2, 2]]

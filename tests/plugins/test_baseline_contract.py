@@ -1,13 +1,18 @@
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
 
+from medvl_core.build import build_evaluator
 from medvl_core.testing import contract_cases
 
 COHORT: dict[str, object] = {"label_columns": ["nodule"], "simulate_cxr": {"size": (16, 16)}}
+FOLDER: dict[str, Path] = {}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -24,8 +29,25 @@ def _cohort(tmp_path_factory):
         )
     pd.DataFrame(rows).to_csv(folder / "studies.csv", index=False)
     COHORT["table"] = folder / "studies.csv"
+    (folder / "labels.json").write_text(json.dumps({"Nodule": ["Lung nodule"]}))
+    FOLDER["path"] = folder
 
 
-@pytest.mark.parametrize("case", contract_cases("medvl_baseline.plugin", options={"dataset/folder": lambda: COHORT}))
+def _zero_shot():
+    return build_evaluator("baseline/zero_shot", classes=("Nodule", "Hernia"), image="cxr")
+
+
+OPTIONS = {
+    "dataset/folder": lambda: COHORT,
+    "evaluator/external": lambda: {
+        "evaluator": _zero_shot(),
+        "columns": ("Lung nodule", "Hernia"),
+        "label_map": FOLDER["path"] / "labels.json",
+    },
+    "evaluator/subgroups": lambda: {"evaluator": _zero_shot(), "column": "sex"},
+}
+
+
+@pytest.mark.parametrize("case", contract_cases("medvl_baseline.plugin", options=OPTIONS))
 def test_contract(case):
     case()

@@ -55,6 +55,25 @@ def test_rows_become_studies_in_the_order_of_the_table(folder):
     assert set(second.images) == {"ct"}
 
 
+def test_metadata_columns_are_numbers_or_words_and_blanks_are_left_out(folder):
+    header = HEADER.strip() + ",age,sex,scanner\n"
+    cells = ("61,F,007b", "45.5,M,", ",F,nan", "1e999,,x")
+    data = FolderDataset(
+        table(folder, [f"{row},{more}" for row, more in zip(ROWS, cells, strict=True)], header),
+        metadata_columns=["age", "sex", "scanner"],
+        split_column="split",
+    )
+    found = [study.metadata for split in ("train", "validation", "test") for study in data.studies(split)]
+    assert found == [
+        {"age": 61.0, "sex": "F", "scanner": "007b"},
+        {"age": 45.5, "sex": "M"},
+        {"sex": "F", "scanner": "nan"},
+        {"age": "1e999", "scanner": "x"},
+    ]
+    with pytest.raises(ValueError, match="no column weight"):
+        FolderDataset(table(folder), metadata_columns=["weight"], split_column="split")
+
+
 def test_missing_radiographs_are_simulated_from_the_ct(folder):
     data = FolderDataset(table(folder), split_column="split", simulate_cxr={"size": (16, 16)})
     first, second = data.studies("train")

@@ -87,6 +87,34 @@ def test_chance_knows_the_groups():
     assert alone["cxr_to_ct/median_rank"] == 12
 
 
+def test_duplicate_gallery_is_a_gallery_whose_items_are_all_there_twice():
+    batch = outputs()
+    published = evaluator(batch, ks=(3, 5, 10), group_by=None, duplicate_gallery=True, prefix="published")
+    cosine = torch.nn.functional.normalize(batch["embeddings"]["cxr"]) @ torch.nn.functional.normalize(
+        batch["embeddings"]["ct"]
+    ).repeat_interleave(2, 0).T
+    place = torch.sort(cosine, dim=1, descending=True, stable=True).indices.tolist()
+    slow = np.array([row.index(2 * i) + 1 for i, row in enumerate(place)])  # the second copy does not count
+    np.testing.assert_array_equal(published.ranks(), slow)
+    standard = evaluator(batch, ks=(2, 3, 5), group_by=None).compute()
+    assert published.compute()["published/cxr_to_ct/recall_at_5"] == standard["cxr_to_ct/recall_at_3"]
+    assert published.compute()["published/cxr_to_ct/recall_at_10"] == standard["cxr_to_ct/recall_at_5"]
+    table = published.tables(20)["published_cxr_to_ct"]
+    assert table["n_gallery"].tolist() == [2 * N] * 3
+    assert table["chance"].tolist() == pytest.approx([2 / N, 3 / N, 5 / N])
+    assert published.chance()["published/cxr_to_ct/median_rank"] == 2 * 12 - 1
+
+
+def test_prefix_keeps_two_of_a_kind_apart(tmp_path):
+    made = evaluator(prefix="standard", group_by=None)
+    assert list(made.compute()) == [metric.name for metric in made.metrics] == list(made.chance())
+    assert list(made.compute())[0] == "standard/cxr_to_ct/recall_at_1"
+    assert list(made.tables(10)) == ["standard_cxr_to_ct"]
+    assert [path.name for path in made.figures(tmp_path, 10)] == ["standard_cxr_to_ct.png"]
+    with pytest.raises(ValueError, match="prefix is 'A/B'; it names files"):
+        Retrieval("cxr", "ct", prefix="A/B")
+
+
 def test_updates_are_copied():
     batch = outputs()
     made = evaluator(batch)

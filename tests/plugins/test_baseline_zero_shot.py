@@ -94,7 +94,8 @@ def test_scores_are_the_probability_of_the_positive_prompt():
     texts = [[side.format(name) for side in ("{} is present.", "{} is not present.")] for name in CLASSES]
     for c, pair in enumerate(texts):
         logits = 10.0 * image @ tower(pair, normalise=True).double().T
-        probabilities = made.tables(2)["zero_shot_scores"][CLASSES[c]]
+        table = made.tables(2)["zero_shot_predictions"]
+        probabilities = table[table["class"] == CLASSES[c]]["probability"]
         np.testing.assert_allclose(probabilities, logits.softmax(1)[:, 0].numpy(), atol=1e-6)
 
 
@@ -141,6 +142,34 @@ def test_order_of_averaging_and_normalising(average):
     torch.testing.assert_close(other["negative"], made["negative"])
 
 
+def test_averaging_scores_is_the_mean_of_the_cosines_of_single_prompts():
+    templates = ("{} is present.", "There is {} here.", "Signs of {}.")
+    batch, tower = {key: value for key, value in outputs().items() if key != "prompt_embeddings"}, Tower()
+    made = evaluator(batch, embed_text=tower, positive=templates, prompt_average="scores", logit_scale=2.0)
+    image = batch["embeddings"]["cxr"].double()
+    for c, name in enumerate(CLASSES):
+        single = [image @ tower([t.format(name)], normalise=True)[0].double() for t in templates]
+        negative = image @ tower([f"{name} is not present."], normalise=True)[0].double()
+        np.testing.assert_allclose(made.scores()[:, c], 2 * (torch.stack(single).mean(0) - negative), atol=1e-6)
+    embeddings = evaluator(batch, embed_text=tower, positive=templates, logit_scale=2.0)
+    assert np.abs(embeddings.scores() - made.scores()).max() > 0.01
+
+
+def test_prefix_tells_two_of_a_kind_apart():
+    made = evaluator(prefix="ct_zero_shot")
+    names = {f"ct_zero_shot/{metric.name}" for metric in evaluator().metrics}
+    assert set(made.compute()) == names
+    assert set(made.intervals(20)) | set(made.chance()) <= names
+    assert set(made.tables(2)) == {"ct_zero_shot_per_class", "ct_zero_shot_predictions"}
+
+
+def test_embedding_that_is_not_finite_names_the_study():
+    batch = outputs()
+    batch["embeddings"]["cxr"][7, 0] = torch.nan
+    with pytest.raises(ValueError, match=r"^07: its cxr embedding is not finite"):
+        evaluator(batch)
+
+
 def test_prompts_file_may_hold_different_numbers_of_prompts(tmp_path):
     content = {
         name: {"positive": [f"{name} 1", f"{name} 2"][: 1 + i % 2], "negative": [f"no {name}"]}
@@ -163,6 +192,29 @@ def test_prompts_file_may_hold_different_numbers_of_prompts(tmp_path):
     path.write_text(json.dumps(content | {"Hernia": {"positive": ["Hernia"], "negative": []}}))
     with pytest.raises(ValueError, match=r"prompts.json: class 'Hernia' has \[\] as negative prompts"):
         prompts_from_file(path, CLASSES)
+
+
+def test_prompts_file_may_hold_templates(tmp_path):
+    path = tmp_path / "prompts.json"
+    path.write_text(json.dumps({"positive": ["There is {}."], "negative": ["No {}.", "{} is absent."]}))
+    prompts = prompts_from_file(path, CLASSES)
+    assert prompts == prompts_from_templates(CLASSES, ["There is {}."], ["No {}.", "{} is absent."])
+    assert prompts["negative"][1] == ("No Hernia.", "Hernia is absent.")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[1]", "holds a list; give an object"),
+        ("{", "not a JSON file"),
+        ('{"positive": ["There is."], "negative": ["No {}."]}', "positive templates are"),
+        ('{"Nodule": "x"}', "class 'Nodule' has None as positive prompts"),
+    ],
+)
+def test_unusable_prompts_file(tmp_path, text, message):
+    (tmp_path / "prompts.json").write_text(text)
+    with pytest.raises(ValueError, match=rf"prompts\.json: .*{message}"):
+        prompts_from_file(tmp_path / "prompts.json", CLASSES)
 
 
 def test_class_without_positives_is_left_out_and_counted():
@@ -197,16 +249,18 @@ def test_random_embeddings_average_to_chance():
 def test_tables_agree_with_the_metrics():
     batch, made = outputs(), evaluator()
     tables = made.tables(40, seed=1)
-    per_class, scores = tables["zero_shot_per_class"], tables["zero_shot_scores"]
+    per_class, scored = tables["zero_shot_per_class"], tables["zero_shot_predictions"]
     assert per_class["class"].tolist() == list(CLASSES)
     np.testing.assert_allclose(per_class["auprc"], auprc(batch["labels"].numpy(), made.scores()))
     assert per_class["auroc"].mean() == pytest.approx(made.compute()["auroc_macro"])
     assert (per_class[["n_positive", "n_negative", "n_unknown"]].sum(axis=1) == N).all()
     assert per_class["auroc"].between(per_class["auroc_low"], per_class["auroc_high"]).all()
-    assert scores.columns.tolist() == ["study_id", "subject_id", *CLASSES]
-    np.testing.assert_allclose(scores[list(CLASSES)], 1 / (1 + np.exp(-made.scores())), atol=1e-12)
-    cosines = evaluator(scoring="cosine")
-    np.testing.assert_array_equal(cosines.tables(2)["zero_shot_scores"][list(CLASSES)], cosines.scores())
+    np.testing.assert_array_equal(scored["score"].to_numpy().reshape(N, 3), made.scores())
+    np.testing.assert_array_equal(scored["label"].to_numpy().reshape(N, 3), batch["labels"].numpy())
+    np.testing.assert_allclose(scored["probability"], 1 / (1 + np.exp(-scored["score"])), atol=1e-12)
+    assert scored["study_id"].tolist()[:4] == ["00", "00", "00", "01"]
+    cosines = evaluator(scoring="cosine").tables(2)["zero_shot_predictions"]
+    assert cosines["probability"].isna().all()
 
 
 def test_intervals_stay_between_0_and_1():
@@ -257,7 +311,8 @@ def test_outputs_that_do_not_fit():
         ({"classes": ("a", "a")}, "different names"),
         ({"classes": "Nodule"}, "give a list"),
         ({"scoring": "dot"}, "choose 'softmax' or 'cosine'"),
-        ({"prompt_average": "none"}, "choose 'after_normalisation' or"),
+        ({"prompt_average": "none"}, "choose one of .'after_normalisation', 'before_normalisation', 'scores'"),
+        ({"prefix": "Zero shot"}, "prefix is 'Zero shot'; it names files"),
         ({"positive": ("present",)}, "positive templates are"),
         ({"negative": "no {}"}, "negative templates are 'no {}'; give a list"),
     ],

@@ -93,9 +93,12 @@ class PhantomCohort:
         follow_up: Share of patients with a second scan.
         second_reconstruction: Share of scans with a second kernel and field of view; both share ``scan_id`` and report.
         radiograph: Keyword arguments of ``medvl_core.radiograph.SimulatedRadiograph``.
+        labels: Findings that studies are labelled with; ``None``: all. The images hold the others too.
+        rare: Labels to report as a group of their own.
 
     Attributes:
-        label_names: CT-RATE's 18 labels in its order, then abdominal and vascular ones.
+        label_names: CT-RATE's 18 labels in its order, then abdominal and vascular ones; or those of ``labels``.
+        label_groups: ``"base"`` and ``"rare"``; empty without ``rare``.
 
     Raises:
         ValueError: If an argument breaks its rule, or ``n_subjects`` is too small to fill every split with a share.
@@ -112,6 +115,8 @@ class PhantomCohort:
         follow_up: float = 0.12,
         second_reconstruction: float = 0.25,
         radiograph: Mapping[str, Any] | None = None,
+        labels: Sequence[str] | None = None,
+        rare: Sequence[str] = (),
     ) -> None:
         if n_subjects < 1:
             raise ValueError(f"n_subjects is {n_subjects}; at least 1")
@@ -126,6 +131,12 @@ class PhantomCohort:
         self.shape = (int(shape[0]), int(shape[1]), int(shape[2]))
         self.follow_up, self.second_reconstruction = follow_up, second_reconstruction
         self.radiograph = dict(radiograph or {})
+        if labels is not None:
+            self.label_names = tuple(_known(labels))
+        if unlabelled := [name for name in rare if name not in self.label_names]:
+            raise ValueError(f"rare names {unlabelled}, not among the labels {', '.join(self.label_names)}")
+        groups = {"base": tuple(name for name in self.label_names if name not in rare), "rare": tuple(rare)}
+        self.label_groups: dict[str, tuple[str, ...]] = groups if rare else {}
         # Golden-ratio steps fill the shares evenly at every n_subjects and never move a patient.
         place = ((np.arange(n_subjects) + 0.5) * _GOLDEN) % 1.0
         self._split = np.searchsorted(np.cumsum(shares)[:2], place, side="right")
@@ -173,7 +184,7 @@ class PhantomCohort:
             regions=PhantomRegions(address),
             region_names=ORGANS,
             report=report,
-            labels={name: float(name in scan.details) for name in FINDINGS},
+            labels={name: float(name in scan.details) for name in self.label_names},
             metadata={
                 "age": float(person.age),
                 "sex": person.sex,
