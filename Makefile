@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 # matplotlib keeps a font cache; this keeps it out of the home folder
 export MPLCONFIGDIR := $(CURDIR)/$(VENV)/cache/matplotlib
 
-.PHONY: train test test-all check bench docs clean
+.PHONY: browser train test test-all check bench docs clean
 .DEFAULT_GOAL := help
 
 help: ## list the commands
@@ -22,10 +22,15 @@ install: $(STAMP) ## create .venv and install everything into it
 train: $(STAMP) ## train and evaluate X2CT-CLIP on the phantom cohort (minutes, CPU)
 	cd monai_bundles && PATH="$(BIN):$$PATH" python -m monai.bundle run --config_file x2ct/configs/train.json
 
-test: $(STAMP) ## the default suite: offline, CPU, minutes
+browser: ## Chromium, for the tests that look at the report
+	@command -v chromium > /dev/null || \
+	{ test "$$(id -u)" = 0 && apt-get -qq update && apt-get -qq install -y --no-install-recommends chromium fonts-dejavu-core; } || \
+	echo "no Chromium: the browser tests skip; install it with: sudo apt-get install chromium"
+
+test: $(STAMP) browser ## the default suite: offline, CPU, minutes
 	PATH="$(BIN):$$PATH" python -m pytest -m "not slow" $(PYTEST_ARGS)
 
-test-all: $(STAMP) ## everything, with the slow tests
+test-all: $(STAMP) browser ## everything, with the slow tests
 	PATH="$(BIN):$$PATH" python -m pytest $(PYTEST_ARGS)
 
 check: $(STAMP) ## lint, types, bundles
@@ -39,6 +44,7 @@ bench: $(STAMP) ## benchmarks, each against its peer in the same run
 
 docs: $(STAMP) ## pictures and tables of the docs
 	cd docs/explanation && PATH="$(BIN):$$PATH" python -m medvl_baseline.phantom.gallery --out phantom-cohort.png
+	cd docs/explanation && PATH="$(BIN):$$PATH" python -m medvl_x2ct.realism --out simulated-radiographs.png
 
 clean: ## remove what running the bundles left behind
 	rm -rf monai_bundles/*/models monai_bundles/*/eval monai_bundles/*/cache monai_bundles/*/mlruns monai_bundles/*/mlruns.db

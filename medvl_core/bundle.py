@@ -21,6 +21,7 @@ __all__ = [
     "exit_code",
     "explain",
     "install_excepthook",
+    "running_config",
     "unknown_override_keys",
 ]
 
@@ -94,6 +95,23 @@ def _override_keys(arguments: Sequence[str]) -> list[str]:
         if key == "args_file":
             keys += list(json.loads(Path(value if equals else arguments[position + 1]).read_text()))
     return keys
+
+
+def running_config() -> dict[str, Any]:
+    """The config that MONAI is resolving right now: all files merged, overrides applied, expressions as written.
+
+    Call it from something a config builds or runs; elsewhere it is empty. MONAI hands its parser to nobody, but the
+    parser stands on the stack.
+    """
+    from monai.bundle.config_parser import ConfigParser
+
+    frame = sys._getframe()
+    while frame is not None:
+        owner = frame.f_locals.get("self")
+        if isinstance(owner, ConfigParser):
+            return dict(owner.get())
+        frame = frame.f_back  # type: ignore[assignment]
+    return {}
 
 
 def explain(error: BaseException) -> str:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import platform
+import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -30,14 +32,15 @@ def run_manifest(
     Args:
         seed: Of the run.
         device: It ran on.
-        studies: Split → studies: their number and a digest of ids and image contents are recorded.
+        studies: Split → studies: recorded are their number, that of subjects, positive and known labels, and a digest
+            of ids and image contents.
         details: Further entries, e.g. digests of weights.
     """
     from medvl_core.manager import registry
 
     return {
         "made": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "command": " ".join(sys.argv),
+        "command": " ".join(map(_quoted, sys.orig_argv)),
         "configs": {
             path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in config_files() if path.is_file()
         },
@@ -51,10 +54,7 @@ def run_manifest(
             record.id: {"distribution": record.distribution, "version": record.version, "status": record.status}
             for record in registry().records
         },
-        "data": {
-            split: {"studies": len(part), "digest": cohort_digest(part)}
-            for split, part in ((split, list(part)) for split, part in (studies or {}).items())
-        },
+        "data": {split: _cohort(list(part)) for split, part in (studies or {}).items()},
         **details,
     }
 
@@ -87,11 +87,31 @@ def cohort_digest(studies: Iterable[Study]) -> str:
     return digest.hexdigest()
 
 
+def _cohort(studies: Sequence[Study]) -> dict[str, Any]:
+    names = dict.fromkeys(name for study in studies for name in study.labels)
+    values = {name: [study.labels.get(name, math.nan) for study in studies] for name in names}
+    return {
+        "studies": len(studies),
+        "subjects": len({study.subject_id for study in studies}),
+        "labels": {
+            name: {"positive": column.count(1), "known": sum(value in (0, 1) for value in column)}
+            for name, column in values.items()
+        },
+        "digest": cohort_digest(studies),
+    }
+
+
+def _quoted(word: str) -> str:
+    """For a shell; a list of config files, full of single quotes, stays readable in double ones."""
+    plain = "'" in word and not set(word) & set('"$`\\!')
+    return f'"{word}"' if plain else shlex.quote(word)
+
+
 def _commit() -> str:
+    """The commit, with ``-dirty`` when tracked files differ from it."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
-        result = subprocess.run(
-            ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"], capture_output=True, text=True, check=True
-        )
+        result = subprocess.run(command, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return "not in a git checkout"
     return result.stdout.strip()

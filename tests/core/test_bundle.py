@@ -16,6 +16,7 @@ from medvl_core.bundle import (
     exit_code,
     explain,
     install_excepthook,
+    running_config,
     unknown_override_keys,
 )
 from medvl_core.errors import MedvlError
@@ -176,3 +177,12 @@ def test_excepthook_is_not_installed_in_debug_mode(monkeypatch):
     monkeypatch.setattr(sys, "excepthook", sys.__excepthook__)
     install_excepthook({"MEDVL_DEBUG": "1"})
     assert sys.excepthook is sys.__excepthook__
+
+
+def test_running_config_is_the_merged_one_and_only_while_it_runs():
+    now = {"_target_": "medvl_core.bundle.running_config"}
+    parser = monai.bundle.ConfigParser({"epochs": 1, "twice": "$@epochs * 2", "now": now})
+    parser.update({"epochs": 3})
+    seen = parser.get_parsed_content("now")
+    assert (seen["epochs"], seen["twice"]) == (3, "$@epochs * 2")
+    assert running_config() == {}

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -14,10 +15,20 @@ def test_round_trip_names_what_a_run_was_made_with(tmp_path, studies):
     read = read_manifest(path)
     assert read["seed"] == 3
     assert read["labels"] == ["a", "b"]
-    assert read["data"]["test"]["studies"] == len(studies)
+    cohort = read["data"]["test"]
+    assert (cohort["studies"], cohort["subjects"]) == (len(studies), 6)
+    assert cohort["labels"] == {"a": {"positive": 6, "known": 12}, "b": {"positive": 4, "known": 12}}
+    assert "pytest" in read["command"]
     assert read["plugins"]["baseline"]["status"] == "loaded"
     assert read["packages"]["torch"] != "not installed"
     assert [file.name for file in path.parent.iterdir()] == ["manifest.json"]
+
+
+def test_unknown_labels_are_not_counted(studies):
+    unknown = [replace(studies[0], labels={"a": math.nan}), *studies[1:]]
+    manifest = run_manifest(seed=0, device="cpu", studies={"test": unknown})
+    assert manifest["data"]["test"]["labels"]["a"] == {"positive": 6, "known": 11}
+    assert manifest["data"]["test"]["labels"]["b"] == {"positive": 3, "known": 11}
 
 
 def test_digest_changes_with_an_image_and_with_the_order(studies):

@@ -20,8 +20,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("scans", nargs="+", type=Path, help="NIfTI, NRRD or DICOM folder, in HU")
     parser.add_argument("--out", type=Path, required=True, help="folder for the PNG files")
-    parser.add_argument("--mode", choices=["mean_hu", "beer_lambert"], default="mean_hu", help="physics of a pixel")
-    parser.add_argument("--view", choices=["ap", "lateral"], default="ap")
+    parser.add_argument(
+        "--mode", choices=["mean_hu", "beer_lambert", "cone_beam"], default="mean_hu", help="physics of a pixel"
+    )
+    parser.add_argument("--view", choices=["ap", "pa", "lateral"], default="ap")
     parser.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="pixels; default: 1 mm per pixel")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
