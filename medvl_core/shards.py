@@ -9,6 +9,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ def row_digest(key: Key, row: np.ndarray) -> bytes:
 
 
 class Shard:
-    """A mapped file.
+    """A file of rows, mapped when they are read.
 
     Args:
         path: The file.
@@ -42,8 +43,7 @@ class Shard:
     Attributes:
         metadata: What the writer stated about all rows.
         keys: One per row.
-        rows: ``n *shape``, read-only view of the file.
-        digests: ``n 32``, uint8.
+        layout: Offset and bytes of the rows, their shape and dtype.
 
     Raises:
         DamagedShard: If the file is cut, empty or garbled. Rows themselves are checked on use.
@@ -68,13 +68,28 @@ class Shard:
                 raise DamagedShard(
                     f"{path}: {size} bytes, its header needs {8 + length + n_bytes + 32 * len(self.keys)}"
                 )
-            content = np.memmap(path, np.uint8, "r", offset=8 + length)
         except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
             if isinstance(error, DamagedShard):
                 raise
             raise DamagedShard(f"{path}: unreadable header ({type(error).__name__})") from error
-        self.rows = np.asarray(content[:n_bytes]).view(dtype).reshape(shape)
-        self.digests = np.asarray(content[n_bytes:]).reshape(-1, 32)
+        self.layout = (8 + length, n_bytes, shape, dtype)
+
+    @property
+    def rows(self) -> np.ndarray:
+        """``n *shape``, read-only view of the file."""
+        return _mapped(self)[0]
+
+    @property
+    def digests(self) -> np.ndarray:
+        """SHA-256 of each row, ``n 32``, uint8."""
+        return _mapped(self)[1]
+
+
+@lru_cache(maxsize=1 << 14)  # a system allows some 65,000 maps per process, and a store may have more files than that
+def _mapped(shard: Shard) -> tuple[np.ndarray, np.ndarray]:
+    offset, n_bytes, shape, dtype = shard.layout
+    content = np.memmap(shard.path, np.uint8, "r", offset)
+    return np.asarray(content[:n_bytes]).view(dtype).reshape(shape), np.asarray(content[n_bytes:]).reshape(-1, 32)
 
 
 def write_shard(

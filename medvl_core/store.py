@@ -120,8 +120,7 @@ class TensorStore:
             KeyError: If it is missing or damaged; ``fill`` computes it.
         """
         key = _as_key(key)
-        row = self._checked.get(key)
-        if row is None and (row := self._find(key)) is None:
+        if (row := self._find(key)) is None:
             self._refresh()
             if (row := self._find(key)) is None:
                 raise KeyError(
@@ -234,7 +233,7 @@ class TensorStore:
     def _forget(self) -> None:
         self._seen: set[tuple[Path, tuple[int, int, int]]] = set()
         self._rows: dict[Key, list[tuple[Shard, int]]] = {}
-        self._checked: dict[Key, np.ndarray] = {}
+        self._checked: set[Key] = set()
         self._ignored: set[str] = set()
 
     def _refresh(self) -> None:
@@ -259,17 +258,18 @@ class TensorStore:
 
     def _find(self, key: Key) -> np.ndarray | None:
         """The checked row, or ``None``. Copies that fail are dropped, so each is reported once."""
-        if key in self._checked:
-            return self._checked[key]
         places = self._rows.get(key, [])
         while places:
             shard, i = places[-1]
-            row = shard.rows[i]
-            if row_digest(key, row) == shard.digests[i].tobytes():
-                self._checked[key] = row
-                return row
+            try:
+                row = shard.rows[i]
+                if key in self._checked or row_digest(key, row) == shard.digests[i].tobytes():
+                    self._checked.add(key)
+                    return row
+                _log.warning("%s: the row of study %r fails its checksum; it is computed again", shard.path, key[0])
+            except (FileNotFoundError, ValueError):  # merged by another process, or cut since its header was read
+                self._checked.discard(key)
             places.pop()
-            _log.warning("%s: the row of study %r fails its checksum; it is computed again", shard.path, key[0])
         return None
 
     def _write(self, items: list[tuple[Key, np.ndarray]]) -> Path:

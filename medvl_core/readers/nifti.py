@@ -12,7 +12,7 @@ from nibabel.orientations import aff2axcodes
 
 from medvl_core.readers.checks import MAX_BYTES, ImageError, check_affine, check_budget, gunzip
 
-__all__ = ["read_nifti"]
+__all__ = ["affine_of", "read_nifti", "read_stored"]
 
 _HEADERS = {348: (nib.Nifti1Header, 344, b"n+1\0"), 540: (nib.Nifti2Header, 4, b"n+2\0\r\n\x1a\n")}
 _TYPES = frozenset({2, 4, 8, 16, 64, 256, 512, 768, 1024, 1280})  # integers and floats; no complex, no RGB
@@ -27,21 +27,34 @@ def read_nifti(path: Path) -> tuple[np.ndarray, np.ndarray]:
     Raises:
         ImageError: If the file is damaged, truncated, in another format or has no usable geometry.
     """
+    stored, header = read_stored(path)
+    affine = affine_of(path, header)
+    slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
+    if not np.isfinite([slope, intercept]).all():
+        raise ImageError(f"{path}: scl_slope {slope}, scl_inter {intercept}; both must be finite, write the file again")
+    array = stored.astype(np.float32, order="F")
+    if slope not in (0.0, 1.0) or (slope and intercept):  # slope 0 means "not scaled"
+        array *= np.float32(slope)
+        array += np.float32(intercept)
+    return array, affine
+
+
+def read_stored(path: Path) -> tuple[np.ndarray, nib.Nifti1Header]:
+    """The voxels as stored, before any slope and intercept, and the header, whose geometry is not checked.
+
+    Returns:
+        ``X Y Z`` (or ``X Y``), read-only, dtype and memory order of the file.
+
+    Raises:
+        ImageError: If the file is damaged, truncated or in another format.
+    """
     raw = path.read_bytes()
     if raw[:2] == b"\x1f\x8b":
         raw = gunzip(path, raw, MAX_BYTES)
     header = _header(path, raw)
     dtype, shape, offset = _layout(path, header, raw)
-    affine = _affine(path, header)
-    slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
-    if not np.isfinite([slope, intercept]).all():
-        raise ImageError(f"{path}: scl_slope {slope}, scl_inter {intercept}; both must be finite, write the file again")
     stored = np.frombuffer(raw, dtype, count=int(np.prod(shape)), offset=offset)
-    array = stored.astype(np.float32)
-    if slope not in (0.0, 1.0) or (slope and intercept):  # slope 0 means "not scaled"
-        array *= np.float32(slope)
-        array += np.float32(intercept)
-    return array.reshape(shape, order="F"), affine
+    return stored.reshape(shape, order="F"), header
 
 
 def _header(path: Path, raw: bytes) -> nib.Nifti1Header:
@@ -95,7 +108,12 @@ def _layout(path: Path, header: nib.Nifti1Header, raw: bytes) -> tuple[np.dtype,
     return dtype, tuple(shape), int(offset)
 
 
-def _affine(path: Path, header: nib.Nifti1Header) -> np.ndarray:
+def affine_of(path: Path, header: nib.Nifti1Header) -> np.ndarray:
+    """The RAS+ affine, 4 x 4, when sform, qform and pixdim agree on one that an image can have.
+
+    Raises:
+        ImageError: If they do not.
+    """
     sform, qform = int(header["sform_code"]), int(header["qform_code"])
     if not sform and not qform:
         raise ImageError(

@@ -25,6 +25,13 @@ def test_series_is_ordered_by_position_and_in_hu(tmp_path):
     np.testing.assert_allclose(image.affine, [[-0.8, 0, 0, 10], [0, -0.9, 0, 20], [0, 0, 1.5, -30], [0, 0, 0, 1]])
 
 
+def test_series_without_file_extensions_is_read(tmp_path):
+    folder = save_series(tmp_path / "a", ct_slices(hu()))
+    for file in sorted(folder.iterdir()):
+        file.rename(folder / f"IM{file.stem}")
+    np.testing.assert_array_equal(read_volume(folder).array, hu())
+
+
 def test_series_equals_itk(tmp_path):
     from medvl_core.readers.with_itk import read_itk
 

@@ -40,3 +40,22 @@ def test_cut_file_is_refused_by_name(tmp_path, cut):
 def test_digest_covers_key_and_values():
     row = np.zeros(3, np.float32)
     assert len({row_digest(("a", "f"), row), row_digest(("b", "f"), row), row_digest(("a", "f"), row + 1)}) == 3
+
+
+def test_more_files_than_maps_are_read(tmp_path, monkeypatch):
+    from functools import lru_cache
+
+    from medvl_core import shards
+
+    assert shards._mapped.cache_info().maxsize < 65_530  # Linux's default limit per process
+    few = lru_cache(maxsize=3)(shards._mapped.__wrapped__)
+    monkeypatch.setattr(shards, "_mapped", few)
+    metadata = {"shape": [4], "dtype": "float32"}
+    paths = [
+        write_shard(tmp_path / f"{i}.safetensors", metadata, [((f"s{i}", "x"), np.full(4, i, np.float32))])
+        for i in range(9)
+    ]
+    files = [Shard(path) for path in paths]
+    for _ in range(2):
+        assert [float(file.rows[0, 0]) for file in files] == list(range(9))
+    assert few.cache_info().currsize == 3
