@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -35,6 +35,7 @@ class Tower(nn.Module):
         width = int(encoder.embed_dim)  # type: ignore[arg-type]
         self.projection = nn.Identity() if embed_dim is None else nn.Linear(width, embed_dim, bias=False)
         self.embed_dim = width if embed_dim is None else embed_dim
+        self.row_shape: tuple[int, ...] = (self.embed_dim,)
         self.frozen = frozen
         if frozen:
             self.requires_grad_(False)
@@ -67,6 +68,21 @@ class Tower(nn.Module):
         """Unit vectors ``B E`` in fp32."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             return functional.normalize(self.project(x), dim=-1)
+
+    def pool(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Unit vectors of stored tokens: the encoder does not run.
+
+        Args:
+            tokens: ``B N F``, as its encoder gives them.
+            mask: Valid tokens ``B N`` (bool), or ``None`` when all are.
+
+        Returns:
+            ``B E`` in fp32.
+        """
+        if self.pooling is None:
+            raise ValueError(f"{type(self.encoder).__name__}: stored tokens need a pooling; give the tower one")
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+            return functional.normalize(self.projection(self.pooling(tokens, mask)).float(), dim=-1)
 
     @torch.no_grad()
     def embed_text(self, texts: Sequence[str], normalise: bool = True) -> Tensor:
@@ -112,6 +128,11 @@ class AlignmentModel(nn.Module):
         self.max_log_logit_scale = math.log(max_logit_scale)
 
     @property
+    def embed_text(self) -> Callable[..., Tensor] | None:
+        """``Tower.embed_text`` of the model's own ``"report"`` tower, if it has one."""
+        return self.towers["report"].embed_text if "report" in self.towers else None  # type: ignore[return-value]
+
+    @property
     def logit_scale(self) -> Tensor:
         """1/τ, clamped."""
         return self.log_logit_scale.clamp(max=self.max_log_logit_scale).exp()
@@ -120,7 +141,8 @@ class AlignmentModel(nn.Module):
         """Embed what the batch holds.
 
         Args:
-            batch: Modality → input, or ``<modality>_embedding`` → stored ``B E`` rows, which skip the tower.
+            batch: Modality → input; or ``<modality>_embedding`` → stored ``B E`` rows, which skip the tower; or
+                ``<modality>_tokens`` ``B N F`` with ``<modality>_mask`` ``B N``, which skip its encoder.
 
         Returns:
             Embeddings of every modality found, and the batch's other entries as ``extras``.
@@ -132,6 +154,8 @@ class AlignmentModel(nn.Module):
         for modality, tower in self.towers.items():
             if (stored := batch.get(f"{modality}_embedding")) is not None:
                 embeddings[modality] = stored.float()
+            elif (tokens := batch.get(f"{modality}_tokens")) is not None:
+                embeddings[modality] = tower.pool(tokens, batch[f"{modality}_mask"])  # type: ignore[operator]
             elif modality in batch:
                 embeddings[modality] = tower(batch[modality])
         for modality, tower in self.frozen_towers.items():

@@ -115,6 +115,7 @@ class StudyDataset(TorchDataset[dict[str, Any]]):
         text: Makes the ``report`` text. ``None`` leaves it out.
         label_names: Columns of ``labels``; a study without one of them has NaN there.
         seed: Seeds augmentation and text sampling.
+        tokens: Modality → stored tokens (``FrozenTokens``), given as ``<modality>_tokens`` and ``<modality>_mask``.
     """
 
     def __init__(
@@ -125,10 +126,12 @@ class StudyDataset(TorchDataset[dict[str, Any]]):
         text: TextSource | None = None,
         label_names: Sequence[str] = (),
         seed: int = 0,
+        tokens: Mapping[str, Callable[[Study], tuple[Tensor, Tensor]]] | None = None,
     ) -> None:
         self.studies = list(studies)
         self.images = dict(images or {})
         self.embeddings = dict(embeddings or {})
+        self.tokens = dict(tokens or {})
         self.text = text
         self.label_names = tuple(label_names)
         self.seed = seed
@@ -153,6 +156,8 @@ class StudyDataset(TorchDataset[dict[str, Any]]):
             item[modality] = rows(study, rng_for(self.seed, modality, epoch, position) if random else None)
         for modality, stored in self.embeddings.items():
             item[f"{modality}_embedding"] = stored(study)
+        for modality, stored_tokens in self.tokens.items():
+            item[f"{modality}_tokens"], item[f"{modality}_mask"] = stored_tokens(study)
         if self.text is not None:
             (text,) = self.text.texts([study], rng_for(self.seed, "text", epoch, position))
             item["report"] = text

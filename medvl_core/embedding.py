@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -19,13 +21,14 @@ from medvl_core import distributed
 from medvl_core.alignment import Tower
 from medvl_core.data import ImageRows, rng_for, start_worker
 from medvl_core.engine.stop import raise_if_requested
+from medvl_core.files import write_text
 from medvl_core.protocols import TextSource
 from medvl_core.specs import ImageInput
 from medvl_core.store import TensorStore
 from medvl_core.study import Study
 from medvl_core.weights import weights_digest
 
-__all__ = ["FrozenEmbedding", "image_store", "prepare_images"]
+__all__ = ["FrozenEmbedding", "image_store", "prepare_images", "usable_studies"]
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +44,13 @@ def image_store(folder: str | Path, modality: str, input: ImageInput) -> TensorS
     )
 
 
-def prepare_images(studies: Sequence[Study], rows: Sequence[ImageRows], num_workers: int = 0) -> None:
+def prepare_images(
+    studies: Sequence[Study],
+    rows: Sequence[ImageRows],
+    num_workers: int = 0,
+    *,
+    refuse: Literal["raise", "list"] = "raise",
+) -> dict[str, str]:
     """Fill the stores of ``rows`` for ``studies``: one pass, each study read once, only what is missing.
 
     Each process makes its share. Resumable: finished studies are kept when the pass is stopped or killed.
@@ -50,22 +59,28 @@ def prepare_images(studies: Sequence[Study], rows: Sequence[ImageRows], num_work
         studies: Of any splits.
         rows: Images to make; those without a store are left out.
         num_workers: Worker processes that read and standardise.
+        refuse: ``"raise"`` stops at an image that cannot be used, ``"list"`` goes on.
+
+    Returns:
+        With ``"list"``: study id → reason of each study with such an image, the same on every process.
     """
     kept = [row for row in rows if row.store is not None]
     wanted = {row.modality: set(row.store.missing([row.key(study) for study in studies])) for row in kept}  # type: ignore[union-attr]
     missing = [study for study in studies if any(row.key(study) in wanted[row.modality] for row in kept)]
     own = missing[distributed.rank() :: distributed.world_size()]
     loader = DataLoader(
-        _Making(own, kept, wanted),
+        _Making(own, kept, wanted, refuse == "list"),
         batch_size=8,
         num_workers=num_workers,
         collate_fn=list,
         worker_init_fn=start_worker,
         generator=torch.Generator(),  # its own, so that weights built later do not depend on what was missing
     )
+    refused: dict[str, str] = {}
     with Progress(disable=not own or distributed.rank() > 0) as progress:
         task = progress.add_task("standardising images", total=len(own))
         for batch in loader if own else ():
+            refused |= {own[item["index"]].study_id: item["reason"] for item in batch if "reason" in item}
             for row in kept:
                 made = [(own[item["index"]], item[row.modality]) for item in batch if row.modality in item]
                 if made:
@@ -74,7 +89,31 @@ def prepare_images(studies: Sequence[Study], rows: Sequence[ImageRows], num_work
             progress.advance(task, len(batch))
             if distributed.world_size() == 1:
                 raise_if_requested()
-    _wait_for_all()
+    return {study: reason for part in distributed.gather_objects(refused) for study, reason in part.items()}
+
+
+def usable_studies(
+    studies: Sequence[Study], rows: Sequence[ImageRows], table: str | Path | None = None, num_workers: int = 0
+) -> list[Study]:
+    """Fill the stores of ``rows``, and drop each study with an image that cannot be read. Nothing takes its place.
+
+    Args:
+        studies: Of one split.
+        rows: Images that are needed, each with a store.
+        table: CSV that receives ``study`` and ``reason`` of those dropped; there also when none is.
+        num_workers: See :func:`prepare_images`.
+
+    Returns:
+        The others, in their order.
+    """
+    refused = prepare_images(studies, rows, num_workers, refuse="list")
+    for reason in refused.values():
+        logger.warning("dropped: %s", reason)
+    if table is not None and distributed.rank() == 0:
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows([("study", "reason"), *refused.items()])
+        write_text(Path(table), text.getvalue())
+    return [study for study in studies if study.study_id not in refused]
 
 
 class FrozenEmbedding:
@@ -122,6 +161,20 @@ class FrozenEmbedding:
                     raise_if_requested()
         _wait_for_all()
 
+    def embed(self, study: Study) -> None:
+        """Embed one study and store its row, there or not: for a worker that was told what is missing."""
+        self._store = self._store or self._open()
+        self.tower.to(self.device).eval()
+        images = isinstance(self.inputs, ImageRows)
+        batch = self.inputs(study)[None].to(self.device) if images else [self._text(study)]  # type: ignore[operator]
+        with torch.no_grad():
+            self._store.put([self.key(study)], self.tower(batch).cpu().numpy())
+
+    def address(self) -> str:
+        """Folder of its rows, named by weights and preprocessing."""
+        self._store = self._store or self._open()
+        return str(self._store.folder)
+
     def key(self, study: Study) -> tuple[str, str]:
         """Study and content of its input."""
         if isinstance(self.inputs, ImageRows):
@@ -164,7 +217,7 @@ class FrozenEmbedding:
             self.folder,
             producer=weights_digest(self.tower),
             preprocessing=self.tower.encoder.input.digest(),  # type: ignore[union-attr, operator]
-            shape=(self.tower.embed_dim,),
+            shape=self.tower.row_shape,
         )
 
 
@@ -172,9 +225,13 @@ class _Making(TorchDataset[dict[str, Any]]):
     """Studies with the images that their stores lack."""
 
     def __init__(
-        self, studies: Sequence[Study], rows: Sequence[ImageRows], wanted: Mapping[str, set[tuple[str, str]]]
+        self,
+        studies: Sequence[Study],
+        rows: Sequence[ImageRows],
+        wanted: Mapping[str, set[tuple[str, str]]],
+        go_on: bool,
     ) -> None:
-        self.studies, self.rows, self.wanted = studies, rows, wanted
+        self.studies, self.rows, self.wanted, self.go_on = studies, rows, wanted, go_on
 
     def __len__(self) -> int:
         return len(self.studies)
@@ -182,7 +239,12 @@ class _Making(TorchDataset[dict[str, Any]]):
     def __getitem__(self, index: int) -> dict[str, Any]:
         study = self.studies[index]
         missing = [row for row in self.rows if row.key(study) in self.wanted[row.modality]]
-        return {"index": index, **{row.modality: row.make(study) for row in missing}}
+        try:
+            return {"index": index, **{row.modality: row.make(study) for row in missing}}
+        except (ValueError, OSError) as error:  # what readers raise for a bad file
+            if not self.go_on:
+                raise
+            return {"index": index, "reason": str(error)}
 
 
 class _Reading(TorchDataset[Tensor]):

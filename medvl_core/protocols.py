@@ -126,8 +126,12 @@ class Evaluator(Protocol):
     """Collects outputs of an evaluation pass, then computes metrics, their intervals, tables and figures.
 
     ``update`` receives a mapping with ``"embeddings"`` (modality → ``B E``, L2-normalised, fp32, CPU), ``"study_id"``,
-    ``"subject_id"`` and ``"scan_id"`` (lists of B strings), ``"labels"`` (``B C`` float, NaN = unknown; or absent), and
-    perhaps ``"prompt_embeddings"`` (``"positive"`` and ``"negative"`` → ``C E``) in place of a text tower.
+    ``"subject_id"`` and ``"scan_id"`` (lists of B strings), ``"metadata"`` (B mappings), ``"labels"`` (``B C`` float,
+    NaN = unknown; or absent), perhaps ``"voxel_counts"`` (B arrays, `medvl_core.metrics.voxel_counts`), and perhaps
+    ``"prompt_embeddings"`` (``"positive"`` and ``"negative"`` → ``C E``) in place of a text tower.
+
+    An evaluator that learns from other studies also has ``train``, their loader or ``None``, and ``learn(outputs)``,
+    which is given their outputs before each pass and which ``reset`` does not undo.
     """
 
     @property

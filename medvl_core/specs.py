@@ -49,11 +49,15 @@ class ImageInput:
             image fills it (volumes), or as ``fit`` says (radiographs).
         window_hu: Intensities that map to ``output_range``; values outside are clipped. ``None`` uses the image's own
             minimum and maximum, as is usual for radiographs.
+        window_sd: In place of ``window_hu``: the window is the image's own mean ± this many standard deviations, that
+            is a z-score, clipped, and mapped to ``output_range``.
         output_range: Range of the values the encoder reads.
         pad_value: Value of voxels outside the image, in the units of ``output_range``.
         fit: 2D images: ``"cover"`` scales the shorter side and crops the longer one, ``"contain"`` scales the longer
-            side and pads the shorter one.
-        interpolation: 2D images: ``"linear"`` or ``"cubic"``, both antialiased; cubic is what CLIP was trained with.
+            side and pads the shorter one. Volumes: ``"slices"`` takes at most ``size[2]`` evenly spread slices as they
+            are, fits each into ``size[:2]`` as ``"contain"`` does, in millimetres, and appends blank ones to fewer.
+        interpolation: 2D images and slices: ``"linear"`` or ``"cubic"``, both antialiased; cubic is what CLIP was
+            trained with.
         mean: Subtracted from each channel at the end, in the units of ``output_range``; with ``std``.
         std: Each channel is divided by it.
     """
@@ -63,9 +67,10 @@ class ImageInput:
     axcodes: str | None = None
     spacing_mm: tuple[float, ...] | None = None
     window_hu: tuple[float, float] | None = None
+    window_sd: float | None = None
     output_range: tuple[float, float] = (-1.0, 1.0)
     pad_value: float = -1.0
-    fit: Literal["cover", "contain"] = "cover"
+    fit: Literal["cover", "contain", "slices"] = "cover"
     interpolation: Literal["linear", "cubic"] = "linear"
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
@@ -81,12 +86,19 @@ class ImageInput:
             raise ValueError(f"ImageInput.spacing_mm {self.spacing_mm} and size {self.size} differ in length")
         if self.window_hu is not None and not self.window_hu[0] < self.window_hu[1]:
             raise ValueError(f"ImageInput.window_hu is {self.window_hu}; the lower bound must be below the upper")
-        if self.fit not in ("cover", "contain") or self.interpolation not in ("linear", "cubic"):
+        if self.window_sd is not None and (self.window_hu is not None or not self.window_sd > 0):
+            raise ValueError(
+                f"ImageInput.window_sd is {self.window_sd} and window_hu {self.window_hu}; "
+                "give one of the two, deviations above 0"
+            )
+        if self.fit not in ("cover", "contain", "slices") or self.interpolation not in ("linear", "cubic"):
             raise ValueError(
                 f"ImageInput.fit is {self.fit!r} and interpolation {self.interpolation!r}; "
-                "give cover or contain, and linear or cubic"
+                "give cover, contain or slices, and linear or cubic"
             )
-        if len(self.size) == 3 and (self.fit, self.interpolation) != ("cover", "linear"):
+        if self.fit == "slices" and (len(self.size) == 2 or self.spacing_mm is not None):
+            raise ValueError("ImageInput.fit is 'slices', which is for volumes without spacing_mm; choose another fit")
+        if len(self.size) == 3 and self.fit != "slices" and (self.fit, self.interpolation) != ("cover", "linear"):
             raise ValueError("ImageInput.fit and interpolation are for 2D images; leave them out for a volume")
         lengths = {len(values) for values in (self.mean, self.std) if values is not None}
         if len(lengths - {self.channels}) or (self.mean is None) != (self.std is None) or min(self.std or (1,)) <= 0:

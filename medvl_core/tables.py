@@ -19,14 +19,14 @@ def read_table(path: str | Path, encoding: str = "utf-8", *, only: Callable[[str
     """All cells as stripped text, blank where empty; the index counts rows as a spreadsheet does (the header is 1).
 
     Args:
-        path: CSV, also gzipped (``.csv.gz``), or parquet.
+        path: CSV, also gzipped (``.csv.gz``), parquet, or the first sheet of an Excel file (the extra ``xls``).
         encoding: Of a CSV.
         only: Whether a column is kept, for tables with thousands of them.
 
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If it is no table: bytes of another encoding, an open quote, a row of another length, a column
-            twice. The message starts with the path and names the row.
+            twice; or the reader of Excel files is not installed. The message starts with the path and names the row.
     """
     import pandas as pd
 
@@ -40,6 +40,9 @@ def read_table(path: str | Path, encoding: str = "utf-8", *, only: Callable[[str
         except (OSError, ValueError) as error:
             raise ValueError(f"{path}: unreadable parquet file ({error}); write it again") from error
         rows = rows.map(lambda cell: "" if pd.isna(cell) else str(cell)).set_axis(range(2, len(rows) + 2))
+    elif path.suffix.lower() in (".xls", ".xlsx"):
+        rows = _read_excel(path)
+        rows = rows.loc[:, [only is None or only(str(name)) for name in rows.columns]]
     else:
         rows = _read_csv(path, encoding, only)
     rows.columns = [str(name).strip() for name in rows.columns]
@@ -90,6 +93,20 @@ def number_or_text(cell: str) -> str | float:
     except ValueError:
         return cell
     return value if math.isfinite(value) else cell  # "nan" and "inf" are words here
+
+
+def _read_excel(path: Path) -> DataFrame:
+    import pandas as pd
+
+    try:
+        rows = pd.read_excel(path, dtype=str, keep_default_na=False)
+    except ImportError as error:
+        raise ValueError(
+            f"{path}: Excel tables need a reader; pip install 'medvl[xls]', or save the table as CSV"
+        ) from error
+    except Exception as error:  # both readers raise many types on damaged files
+        raise ValueError(f"{path}: unreadable Excel file ({str(error)[:120]}); save it as CSV") from error
+    return rows.set_axis(range(2, len(rows) + 2))
 
 
 def _read_csv(path: Path, encoding: str, only: Callable[[str], bool] | None) -> DataFrame:

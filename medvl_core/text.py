@@ -4,13 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
+import re
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["SPECIAL_TOKENS", "bpe_merges", "byte_pieces", "wordpiece_tokenizer", "wordpiece_vocabulary"]
+__all__ = [
+    "SPECIAL_TOKENS",
+    "bpe_merges",
+    "byte_pieces",
+    "read_word_weights",
+    "word_weights",
+    "wordpiece_tokenizer",
+    "wordpiece_vocabulary",
+    "words_of",
+]
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 """Ids 0 to 4 of every vocabulary built here."""
@@ -109,6 +121,58 @@ def bpe_merges(texts: Iterable[str], path: Path | str, size: int = 2000) -> Path
     """
     texts = sorted(texts)
     return _kept_or_built(Path(path), json.dumps(["bpe", texts, size]), lambda: _train_bpe(texts, size))
+
+
+def words_of(text: str) -> list[str]:
+    """Runs of letters and digits, in lower case."""
+    return re.findall(r"[^\W_]+", text.lower())
+
+
+def word_weights(texts: Iterable[str], path: Path | str) -> Path:
+    r"""Write how telling each word is: its inverse document frequency, smoothed; keep the file of the same texts.
+
+    $1 + \ln\frac{1 + n}{1 + n_w}$ for a word in $n_w$ of n texts. One line per word: the word, a tab, the weight.
+
+    Args:
+        texts: Training texts. Their order does not matter.
+        path: File to write.
+
+    Raises:
+        ValueError: If there are no words in ``texts``.
+    """
+    texts = sorted(texts)
+    return _kept_or_built(Path(path), json.dumps(["word weights", texts]), lambda: _weigh(texts))
+
+
+def read_word_weights(path: Path | str) -> dict[str, float]:
+    """Read what `word_weights` wrote.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If a line is no word with a positive weight. The message starts with the file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no word weights; make them with medvl_core.text.word_weights")
+    weights: dict[str, float] = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        word, _, value = line.partition("\t")
+        try:
+            weights[word] = float(value)
+        except ValueError:
+            weights[word] = math.nan
+        if not word or not 0 < weights[word] < math.inf:
+            raise ValueError(f"{path}: line {number} is {line!r}; each line is a word, a tab and a positive weight")
+    if not weights:
+        raise ValueError(f"{path}: is empty; make it with medvl_core.text.word_weights")
+    return weights
+
+
+def _weigh(texts: Sequence[str]) -> list[str]:
+    counts = Counter(word for text in texts for word in set(words_of(text)))
+    if not counts:
+        raise ValueError(f"no words in {len(texts)} texts; give texts with words")
+    return [f"{word}\t{1 + math.log((1 + len(texts)) / (1 + n)):.6f}" for word, n in sorted(counts.items())]
 
 
 def _kept_or_built(path: Path, request: str, build: Callable[[], Sequence[str]]) -> Path:

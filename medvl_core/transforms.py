@@ -47,10 +47,17 @@ class Orient:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """Clip to ``window`` (``None``: the image's own minimum and maximum) and map it to ``output_range``, float32."""
+    """Clip to ``window`` and map it to ``output_range``, float32.
+
+    Args:
+        window: ``None`` takes the image's own minimum and maximum, or what ``deviations`` says.
+        output_range: Values of its ends.
+        deviations: The window is the image's mean ± this many standard deviations.
+    """
 
     window: tuple[float, float] | None
     output_range: tuple[float, float]
+    deviations: float | None = None
 
     def __call__(self, image: Image) -> Image:
         """The image in the units of ``output_range``; a constant image without a window becomes its lower bound.
@@ -67,7 +74,7 @@ class Window:
 
     def bounded(self, array: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
         """The mapping with the bounds of ``array``, for its parts; each result is a new array."""
-        low, high = self.window or (float(array.min()), float(array.max()))
+        low, high = self.window or self._own(array)
         scale = (self.output_range[1] - self.output_range[0]) / max(high - low, np.finfo(np.float32).tiny)
 
         def apply(part: np.ndarray) -> np.ndarray:
@@ -78,6 +85,14 @@ class Window:
             return part
 
         return apply
+
+    def _own(self, array: np.ndarray) -> tuple[float, float]:
+        if self.deviations is None:
+            return float(array.min()), float(array.max())
+        mean = float(array.mean(dtype=np.float64))
+        # part by part: a volume is never copied as a whole
+        variance = float(np.mean([np.square(np.subtract(part, mean, dtype=np.float64)).mean() for part in array]))
+        return mean - self.deviations * variance**0.5, mean + self.deviations * variance**0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,14 +119,16 @@ class Resample:
     spacing_mm: tuple[float, ...] | None
     pad_value: float
     nearest: bool = False
-    fit: Literal["cover", "contain"] = "cover"
+    fit: Literal["cover", "contain", "slices"] = "cover"
     cubic: bool = False
     window: Window | None = None
 
     def __call__(self, image: Image) -> Tensor:
         """``size`` for one channel, ``H W 3`` stays last for a colour radiograph; dtype of image or window."""
         x, dims = image.array, len(self.size)
-        slots = [self._axis(n, new, out) for n, new, out in zip(x.shape, self._scaled(image), self.size, strict=False)]
+        sampled = [self.fit == "slices" and d == 2 for d in range(dims)]
+        sizes = zip(x.shape, self._scaled(image), self.size, sampled, strict=False)
+        slots = [self._axis(*axis) for axis in sizes]
         dtype = torch.float32 if self.window else _tensor(x[(slice(1),) * dims]).dtype
         result = torch.full((*self.size, *x.shape[dims:]), self.pad_value, dtype=dtype)
         inside = result[tuple(part for _, part in slots)]
@@ -137,6 +154,8 @@ class Resample:
             spacing = np.linalg.norm(image.affine[:3, : len(shape)], axis=0)
             # 1e-4: spacings are stored as float32, and 480 voxels must not become 479.
             return [max(int(n * s / t + 1e-4), 1) for n, s, t in zip(shape, spacing, self.spacing_mm, strict=True)]
+        if self.fit == "slices":
+            return self._fitted_slices(image)
         if len(self.size) == 3:
             return list(self.size)
         ratios = [out / n for n, out in zip(shape, self.size, strict=True)]
@@ -146,8 +165,16 @@ class Resample:
             return [max(int(n * max(ratios) + 1e-6), out) for n, out in zip(shape, self.size, strict=True)]
         return [max(round(n * max(ratios)), out) for n, out in zip(shape, self.size, strict=True)]
 
-    def _axis(self, n_in: int, scaled: int, n_out: int) -> tuple[Taps, slice]:
+    def _fitted_slices(self, image: Image) -> list[int]:
+        affine = np.eye(4) if image.affine is None else image.affine
+        extent = (np.linalg.norm(affine[:3, :3], axis=0) * image.array.shape[:3])[:2]
+        ratio = min(np.array(self.size[:2]) / extent)
+        return [*(max(int(n * ratio + 1e-4), 1) for n in extent), min(image.array.shape[2], self.size[2])]
+
+    def _axis(self, n_in: int, scaled: int, n_out: int, sampled: bool) -> tuple[Taps, slice]:
         """Taps of the output voxels inside the image, and where they lie."""
+        if sampled:  # whole slices, evenly spread; blank ones follow
+            return nearest_taps(n_in, scaled), slice(scaled)
         if self.nearest:
             taps = nearest_taps(n_in, scaled)
         elif self.cubic:
@@ -211,7 +238,7 @@ def standardise(input: ImageInput) -> Compose:
     Returns:
         Callable on an ``Image``; gives ``C X Y Z`` or ``C H W``.
     """
-    window = Window(input.window_hu, input.output_range)
+    window = Window(input.window_hu, input.output_range, input.window_sd)
     resample = Resample(
         input.size, input.spacing_mm, input.pad_value, fit=input.fit, cubic=input.interpolation == "cubic"
     )

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from medvl_baseline.clip_tokenizer import ClipTokenizer
 from medvl_baseline.clip_weights import load_clip
+from medvl_baseline.lora import add_lora
 from medvl_baseline.plugin import CLIP_IMAGE
 from medvl_baseline.text_encoders import check_vocabulary
 from medvl_core.protocols import EncoderOutput, TokenBatch
@@ -132,6 +133,7 @@ def build_clip_image(
     attention: Literal["sdpa", "eager"] = "sdpa",
     gradient_checkpointing: bool = False,
     weights: str | Path = "random",
+    lora_rank: int | None = None,
 ) -> ClipImage:
     """CLIP's vision tower with its projection. Use it in a ``Tower`` with ``embed_dim=None``: nothing is added to it.
 
@@ -150,6 +152,7 @@ def build_clip_image(
         attention: ``"sdpa"`` is fused; ``"eager"`` is the plain formula.
         gradient_checkpointing: Recompute blocks in the backward pass: less memory, about a third more time.
         weights: ``"random"``, or a checkpoint of a CLIP, see ``clip_weights.load_clip``.
+        lora_rank: Train low-rank adapters of this rank, not the tower (the extra ``lora``); see ``lora.add_lora``.
 
     Returns:
         An encoder. Its ``temperature`` is that of the checkpoint, or 0.07.
@@ -181,6 +184,8 @@ def build_clip_image(
     encoder = ClipImage(model, replace(_INPUTS[preprocessing], size=tuple(size), window_hu=bounds))
     if weights != "random":
         encoder.temperature = load_clip(model, weights) or _TEMPERATURE
+    if lora_rank is not None:
+        add_lora(model, lora_rank)
     return encoder
 
 

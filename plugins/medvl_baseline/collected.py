@@ -125,6 +125,13 @@ class Collected:
             raise ValueError(
                 f"{self._evaluator}: labels have shape {tuple(labels.shape)} for {len(self._classes)} classes"
             )
+        odd = ~((labels == 0) | (labels == 1) | labels.isnan())
+        if odd.any():
+            row, column = odd.nonzero()[0].tolist()
+            raise ValueError(
+                f"{self._case(outputs, row)}: label {self._classes[column]!r} is {labels[row, column]:g}; "
+                "use 1, 0 or NaN (unknown)"
+            )
         if self._exclusive:
             one = ((labels == 0) | (labels == 1)).all(dim=1) & (labels.sum(dim=1) == 1)
             if not one.all():

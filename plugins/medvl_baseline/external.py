@@ -26,6 +26,7 @@ class ExternalValidation:
         columns: Label columns of the evaluated data set, in order.
         label_map: JSON file, target label: [source labels], see `medvl_core.label_map`. Sources are merged by their
             maximum, unknown stays unknown. A class that it does not name is the column of its own name.
+            Targets that are no class are passed over only while every class is named.
         prefix: Put before the names of metrics and tables.
 
     Raises:
@@ -42,6 +43,12 @@ class ExternalValidation:
             self._mapped(torch.zeros(0, len(self.columns)))
         except ValueError as error:
             raise ValueError(f"{label_map}: {error}") from error
+        unnamed = [name for name in evaluator.classes if name not in self.label_map]
+        unused = [name for name in self.label_map if name not in evaluator.classes]
+        if unnamed and unused:  # a misspelt target would leave its class to the column of the same name
+            raise ValueError(
+                f"{label_map}: target {unused[0]!r} is no class, and class {unnamed[0]!r} is no target; name it too"
+            )
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -146,6 +146,18 @@ def medvl_encoders() -> list[EncoderSpec]:
             input=TextInput(max_length=77),
             embed_dim=512,
         ),
+        EncoderSpec(
+            name="word_vectors",
+            factory="medvl_baseline.word_vectors:WordVectors",
+            summary="Fixed random word vectors with document-frequency weights: a text model without weights",
+            source="medvl",
+            license=_APACHE,
+            tiny={"width": 16, "buckets": 256},
+            modality="report",
+            spatial_dims=0,
+            input=TextInput(max_length=256),
+            embed_dim=128,
+        ),
     ]
 
 

@@ -5,18 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from medvl_core.tokens import check_tokens, masked_mean
+
 __all__ = ["AttentionPooling", "ClsPooling", "MeanPooling"]
-
-
-def _check(tokens: Tensor, mask: Tensor | None, embed_dim: int | None) -> None:
-    if tokens.ndim != 3:
-        raise ValueError(f"tokens has shape {tuple(tokens.shape)}; a global pooling needs B N F")
-    if embed_dim is not None and tokens.shape[2] != embed_dim:
-        raise ValueError(f"tokens are {tokens.shape[2]} wide but the pooling was built with embed_dim={embed_dim}")
-    if mask is not None and (mask.shape != tokens.shape[:2] or mask.dtype != torch.bool):
-        raise ValueError(
-            f"mask is {mask.dtype} {tuple(mask.shape)}; give torch.bool {tuple(tokens.shape[:2])}, True = valid"
-        )
 
 
 class MeanPooling(nn.Module):
@@ -45,12 +36,8 @@ class MeanPooling(nn.Module):
         Raises:
             ValueError: If a shape or the mask's dtype does not fit.
         """
-        _check(tokens, mask, self.embed_dim)
-        if mask is None:
-            return tokens.mean(dim=1, dtype=torch.float32 if tokens.itemsize < 4 else None).to(tokens.dtype)
-        valid = tokens.masked_fill(~mask[..., None], 0.0)
-        total = valid.sum(dim=1, dtype=torch.float32 if tokens.itemsize < 4 else None)
-        return (total / mask.sum(dim=1, keepdim=True).clamp(min=1)).to(tokens.dtype)
+        check_tokens(tokens, mask, self.embed_dim)
+        return masked_mean(tokens, mask)
 
 
 class ClsPooling(nn.Module):
@@ -79,7 +66,7 @@ class ClsPooling(nn.Module):
         Raises:
             ValueError: If a shape or the mask's dtype does not fit.
         """
-        _check(tokens, mask, self.embed_dim)
+        check_tokens(tokens, mask, self.embed_dim)
         first = tokens[:, 0]
         return first if mask is None else first.masked_fill(~mask[:, :1], 0.0)
 
@@ -122,7 +109,7 @@ class AttentionPooling(nn.Module):
         Raises:
             ValueError: If a shape or the mask's dtype does not fit.
         """
-        _check(tokens, mask, self.embed_dim)
+        check_tokens(tokens, mask, self.embed_dim)
         query = self.query.expand(len(tokens), -1, -1)
         if mask is None:
             return self.attention(query, tokens, tokens, need_weights=False)[0][:, 0]

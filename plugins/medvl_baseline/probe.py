@@ -40,6 +40,8 @@ class Fitting:
         for name in ("learning_rate", "epochs", "patience", "batch_size"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"linear probe: {name} is {getattr(self, name)}; it must be positive")
+            if name != "learning_rate" and not isinstance(getattr(self, name), int):
+                raise ValueError(f"linear probe: {name} is {getattr(self, name)!r}; it must be a whole number")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +76,19 @@ def fit_probe(
         fitting: How.
         seed: Of the order of the batches.
 
+    Raises:
+        ValueError: If either has no known label: there is nothing to fit to, or to stop by.
+
     References:
         The recipe of X2CT-CLIP's linear evaluation, arXiv:2503.02162; no code copied.
     """
     (x, y), (held_x, held_y) = train, validation
+    for what, labels in (("to fit to", y), ("to stop by", held_y)):
+        if labels.isnan().all():
+            raise ValueError(
+                f"linear probe: none of the {len(labels)} studies {what} has a known label; "
+                "give larger fractions, a larger validation share, or leave the evaluator out"
+            )
     parameters = torch.zeros(y.shape[1], x.shape[1]), torch.zeros(y.shape[1])
     for parameter in parameters:
         parameter.requires_grad_()

@@ -12,6 +12,7 @@ import numpy as np
 
 from medvl_baseline.collected import check_prefix
 from medvl_baseline.figures import row_intervals
+from medvl_core.errors import did_you_mean
 from medvl_core.metrics import areas_statistic, auroc, bootstrap_ci
 from medvl_core.metrics.bootstrap import Statistic
 from medvl_core.predictions import Predictions
@@ -95,6 +96,7 @@ class Subgroups:
         """Forget everything collected."""
         self.evaluator.reset()
         self._group_of: dict[str, str] = {}
+        self._columns: set[str] = set()
         self._cached: tuple[float, float] | None = None
 
     def update(self, outputs: Mapping[str, Any]) -> None:
@@ -107,6 +109,7 @@ class Subgroups:
             raise ValueError(f"Subgroups needs metadata in outputs, which has {sorted(outputs)}")
         for study, entry in zip(outputs["study_id"], outputs["metadata"], strict=True):
             self._group_of[str(study)] = self._group(str(study), entry.get(self.column))
+            self._columns |= set(entry)
         if len(found := set(self._group_of.values())) > _MOST_GROUPS:
             raise ValueError(
                 f"Subgroups: {self.column!r} has more than {_MOST_GROUPS} values, {', '.join(sorted(found)[:5])} among "
@@ -116,7 +119,16 @@ class Subgroups:
         self._cached = None
 
     def compute(self) -> dict[str, float]:
-        """Macro AUROC of the worst group, and best minus worst; NaN with fewer than two groups to compare."""
+        """Macro AUROC of the worst group, and best minus worst; NaN with fewer than two groups to compare.
+
+        Raises:
+            ValueError: If no study has the column.
+        """
+        if self.column not in self._columns:
+            hint = did_you_mean(self.column, sorted(self._columns))
+            raise ValueError(
+                f"Subgroups: no study has {self.column!r} in its metadata, only {sorted(self._columns)}{hint}"
+            )
         scored = self.evaluator.predictions()
         values = _gap(_macros(scored, self._compared(scored)))
         return dict(zip(self._names(), map(float, values), strict=True))

@@ -12,9 +12,9 @@ import pandas as pd
 
 from medvl_core.data import rng_for
 from medvl_core.errors import did_you_mean
+from medvl_core.folds import Folds, SplitMode
+from medvl_core.image_table import ImageTable, check_ids, find_table, keep_views, label_column
 from medvl_core.tables import need_columns, read_table
-from medvl_cxr_cml.films import FilmDataset, check_ids, find_table, keep_views, label_column
-from medvl_cxr_cml.folds import Folds, SplitMode
 
 __all__ = ["CHEXPERT_LABELS", "build_chexpert"]
 
@@ -56,7 +56,7 @@ def build_chexpert(
     n_folds: int = 5,
     validation_share: float = 0.1,
     seed: int = 0,
-) -> FilmDataset:
+) -> ImageTable:
     """CheXpert: 224,316 radiographs of 65,240 patients, 14 labels that may be uncertain.
 
     ``Path`` starts with the name of the release (``CheXpert-v1.0-small/train/...``), which is stripped: ``folder`` is
@@ -106,7 +106,7 @@ def build_chexpert(
             rows = _drawn(table, labels, per_label, seed)
             films, labels, official = films.iloc[rows], labels.iloc[rows], official[rows]
     folds = Folds(split, fold, n_folds, validation_share, seed)
-    return FilmDataset(table, films, labels, folds=folds, rare=rare, official=official if split == "official" else None)
+    return ImageTable(table, films, labels, folds=folds, rare=rare, official=official if split == "official" else None)
 
 
 def _part(

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pandas as pd
 
+from medvl_core.folds import Folds, SplitMode
+from medvl_core.image_table import ImageTable, keep_views, label_column
 from medvl_core.tables import need_columns, read_label, read_table
-from medvl_cxr_cml.films import FilmDataset, keep_views, label_column
-from medvl_cxr_cml.folds import Folds, SplitMode
 
 __all__ = ["CXR_LT_LABELS", "CXR_LT_RARE", "build_cxr_lt"]
 
@@ -89,7 +89,7 @@ def build_cxr_lt(
     n_folds: int = 5,
     validation_share: float = 0.1,
     seed: int = 0,
-) -> FilmDataset:
+) -> ImageTable:
     """CXR-LT 2024: 40 labels of MIMIC-CXR-JPG radiographs, 28 base and 12 rare, in ``label_groups``.
 
     Args:
@@ -126,4 +126,4 @@ def build_cxr_lt(
             "view": rows["ViewPosition"],
         }
     )
-    return FilmDataset(table, films, labels, folds=Folds(split, fold, n_folds, validation_share, seed), rare=rare)
+    return ImageTable(table, films, labels, folds=Folds(split, fold, n_folds, validation_share, seed), rare=rare)

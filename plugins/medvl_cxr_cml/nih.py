@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from medvl_core.errors import did_you_mean
+from medvl_core.folds import Folds, SplitMode
+from medvl_core.image_table import ImageTable, find_table, keep_views, listed_files
 from medvl_core.tables import need_columns, read_table
-from medvl_cxr_cml.films import FilmDataset, find_table, keep_views, listed_files
-from medvl_cxr_cml.folds import Folds, SplitMode
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -51,7 +51,7 @@ def build_nih_chestxray14(
     n_folds: int = 5,
     validation_share: float = 0.1,
     seed: int = 0,
-) -> FilmDataset:
+) -> ImageTable:
     """NIH ChestX-ray14: 112,120 frontal radiographs of 30,805 patients with 14 findings, mined from reports.
 
     Reads ``Data_Entry_2017*.csv`` (or ``.csv.gz``) and the images of ``images``, ``images_001/images`` to
@@ -95,7 +95,7 @@ def build_nih_chestxray14(
     films["path"] = [files.get(name, "") for name in rows["Image Index"]]
     official = _official(folder, table, rows) if split == "official" else None
     folds = Folds(split, fold, n_folds, validation_share, seed)
-    return FilmDataset(table, films, _labels(table, rows), folds=folds, rare=rare, official=official)
+    return ImageTable(table, films, _labels(table, rows), folds=folds, rare=rare, official=official)
 
 
 def _labels(table: Path, rows: DataFrame) -> DataFrame:

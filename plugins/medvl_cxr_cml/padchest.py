@@ -12,9 +12,9 @@ import numpy as np
 import pandas as pd
 
 from medvl_core.errors import did_you_mean
+from medvl_core.folds import Folds, SplitMode
+from medvl_core.image_table import ImageTable, find_table, keep_views, listed_files
 from medvl_core.tables import need_columns, read_table
-from medvl_cxr_cml.films import FilmDataset, find_table, keep_views, listed_files
-from medvl_cxr_cml.folds import Folds, SplitMode
 
 __all__ = ["build_padchest"]
 
@@ -37,7 +37,7 @@ def build_padchest(
     n_folds: int = 5,
     validation_share: float = 0.1,
     seed: int = 0,
-) -> FilmDataset:
+) -> ImageTable:
     """PadChest: 160,861 radiographs of 67,625 patients, findings in English from Spanish reports.
 
     Reads ``PADCHEST_chest_x_ray_images_labels_160K*.csv`` (or ``.csv.gz``) and the PNGs in ``folder`` itself, in
@@ -86,7 +86,7 @@ def build_padchest(
     films["study"] = rows["ImageID"].str.removesuffix(".png")
     films["subject"], films["scan"] = rows["PatientID"], rows["StudyID"]
     films["path"] = [files.get(name, "") for name in rows["ImageID"]]
-    return FilmDataset(table, films, labels, folds=Folds(split, fold, n_folds, validation_share, seed), rare=rare)
+    return ImageTable(table, films, labels, folds=Folds(split, fold, n_folds, validation_share, seed), rare=rare)
 
 
 def _findings(table: Path, number: int, cell: str) -> set[str]:

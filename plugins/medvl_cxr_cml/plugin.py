@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from medvl_core.hookspecs import hookimpl
-from medvl_core.specs import DatasetSpec, LossSpec, TextSourceSpec
+from medvl_core.specs import DatasetSpec, EvaluatorSpec, LossSpec, Metric, TextSourceSpec
 
 MEDVL_API = "1.0"
 _APACHE = "Apache-2.0"
@@ -36,6 +36,23 @@ def medvl_text_sources() -> list[TextSourceSpec]:
             source="arXiv:2507.19398",
             license=_APACHE,
             produces="label_prompts",
+        )
+    ]
+
+
+@hookimpl
+def medvl_evaluators() -> list[EvaluatorSpec]:
+    """The map of the latent space."""
+    return [
+        EvaluatorSpec(
+            name="latent_map",
+            factory="medvl_cxr_cml.latent_map:LatentMap",
+            summary="Map of the image embeddings by cluster and by label, and how much the two share",
+            source="arXiv:2507.19398",
+            license=_APACHE,
+            tiny={"classes": ("Atelectasis", "Cardiomegaly"), "n_clusters": 4},
+            task="latent_map",
+            metrics=(Metric(name="latent_map/adjusted_mutual_information", unit="AMI"),),
         )
     ]
 

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from monai.transforms import RandGaussianNoise
 
-from medvl_core.data import CounterBatchSampler, ImageRows, StudyDataset, collate, rng_for, study_loader
+from medvl_core.data import CounterBatchSampler, ImageRows, StudyDataset, collate, modalities, rng_for, study_loader
 from medvl_core.specs import ImageInput
 
 CXR = ImageInput(channels=1, size=(8, 8))
@@ -150,3 +151,9 @@ def test_an_image_that_does_not_fit_the_encoder_is_named_with_its_study(studies)
     rows = ImageRows("cxr", ImageInput(channels=1, size=(8, 8), window_hu=(-2000.0, -1000.0)))
     with pytest.raises(ValueError, match=r"^study0: image of mean .* is mostly above the window"):
         rows.make(studies[0])
+
+
+def test_modalities_are_those_of_any_study(studies):
+    assert modalities(studies) == ("ct", "cxr", "report")
+    assert modalities([replace(study, report=None) for study in studies]) == ("ct", "cxr")
+    assert modalities([]) == ()

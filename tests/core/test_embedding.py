@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from torch import nn
 from medvl_core.alignment import AlignmentLoss, AlignmentModel, Tower
 from medvl_core.build import build_loss
 from medvl_core.data import ImageRows, StudyDataset, study_loader
-from medvl_core.embedding import FrozenEmbedding, image_store, prepare_images
+from medvl_core.embedding import FrozenEmbedding, image_store, prepare_images, usable_studies
 from medvl_core.protocols import EncoderOutput, TokenBatch
 from medvl_core.specs import ImageInput, TextInput
 from tests.conftest import ArraySource
@@ -139,3 +139,25 @@ def test_training_with_the_store_has_the_losses_of_training_without(tmp_path, st
     with_store, without = losses(True), losses(False)
     assert len(with_store) == 6
     np.testing.assert_allclose(with_store, without, rtol=1e-6)
+
+
+@dataclass(frozen=True)
+class Damaged:
+    def load(self):
+        raise ValueError("broken.dcm: cut")
+
+    def fingerprint(self):
+        return "broken"
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_studies_that_cannot_be_read_are_listed_and_dropped(tmp_path, studies, ct_rows, workers):
+    studies[3] = replace(studies[3], images={"ct": Damaged()})
+    kept = usable_studies(studies, [ct_rows], tmp_path / "dropped.csv", workers)
+    assert [study.study_id for study in kept] == [f"study{i}" for i in range(12) if i != 3]
+    assert (tmp_path / "dropped.csv").read_text() == "study,reason\nstudy3,broken.dcm: cut\n"
+    assert ct_rows.store.missing([ct_rows.key(study) for study in studies]) == [("study3", "broken")]
+    assert usable_studies(kept, [ct_rows], tmp_path / "dropped.csv") == kept
+    assert (tmp_path / "dropped.csv").read_text() == "study,reason\n"
+    with pytest.raises(ValueError, match=r"broken\.dcm: cut"):
+        prepare_images(studies, [ct_rows])

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from medvl_core.engine import PluginMetric
+from medvl_core.engine import MeanLoss, PluginMetric
 from medvl_core.engine.evaluating import _plain, collect_outputs
 from medvl_core.protocols import AlignmentBatch
 from tests.core.engine_toy import FirstAxis, stage
@@ -77,3 +77,22 @@ def test_collected_outputs_come_in_eval_mode_without_gradients():
     assert [output["study_id"] for output in outputs] == [["a", "b"], ["c"]]
     assert outputs[0]["metadata"] == [{"age": 3.0}, {}]
     assert outputs[0]["embeddings"]["cxr"].tolist() == [[2, 2], [2, 2]]
+
+
+def test_mean_loss_weighs_studies_alike_and_rests_in_eval_mode():
+    import torch
+
+    class Loss(torch.nn.Module):
+        def forward(self, batch):
+            assert not self.training
+            return batch.embeddings["cxr"].mean()
+
+    loss = Loss()
+    metric = MeanLoss(loss)
+    for values in ([1.0, 1.0, 1.0], [5.0]):
+        batch = AlignmentBatch({"cxr": torch.tensor(values)[:, None]}, torch.tensor(1.0))
+        metric.update({"image": {"study_id": list(map(str, values))}, "pred": batch})
+    assert metric.compute() == 2.0
+    assert loss.training
+    metric.reset()
+    assert metric.compute() == 0.0

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from torch import nn
 
 from medvl_core.build import build_evaluator
 from medvl_core.data import StudyDataset, study_loader
-from medvl_core.evaluation import Evaluation
+from medvl_core.evaluation import Evaluation, predict
 from medvl_core.manifest import run_manifest
 from medvl_core.predictions import read_predictions
 from medvl_core.protocols import AlignmentBatch
@@ -157,3 +158,34 @@ def test_second_run_reaches_the_report(tmp_path, studies):
         _evaluate(studies, tmp_path / name, [_zero_shot()], against=against)
     assert "two-tailed DeLong test" in (tmp_path / "two" / "report.html").read_text()
     assert "two-tailed DeLong test" not in (tmp_path / "one" / "report.html").read_text()
+
+
+def test_each_network_is_judged_with_its_own_text_tower(tmp_path, studies):
+    """Two networks of equal images: the one whose texts are turned round is wrong where the other is right."""
+    evaluator = _zero_shot()
+    embed_text = evaluator.embed_text
+    networks = {name: Model(True) for name in ("turned", "plain")}
+    networks["plain"].embed_text = embed_text
+    networks["turned"].embed_text = lambda texts, normalise=True: -embed_text(texts)
+    loader = study_loader(StudyDataset(studies, label_names=("a", "b")), 5)
+    rows = Evaluation(networks, loader, [evaluator], tmp_path / "eval", n_resamples=20).run().rows
+    areas = [rows[name]["auroc_macro"].value for name in networks]
+    assert areas[0] == pytest.approx(1 - areas[1])
+    assert areas[0] != areas[1]
+
+
+def test_predictions_come_without_files(tmp_path, studies):
+    loader = study_loader(StudyDataset(studies, label_names=("a", "b")), 5)
+    found = predict(Model(True), loader, _zero_shot())
+    assert found.study_id == [study.study_id for study in studies]
+    assert found.scores.shape == (len(studies), 2)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_text_tower_reaches_what_two_wrappers_hold(tmp_path, studies):
+    inner = SimpleNamespace(embed_text=None)
+    wrapped = SimpleNamespace(evaluator=SimpleNamespace(evaluator=inner), metrics=())
+    loader = study_loader(StudyDataset(studies), 5)
+    network = SimpleNamespace(embed_text="the trained tower")
+    Evaluation({"trained": network}, loader, [wrapped], tmp_path)._use_text_tower(network)
+    assert inner.embed_text == "the trained tower"

@@ -13,7 +13,8 @@ from PIL import Image as Picture
 from scipy.fft import dctn
 from scipy.ndimage import gaussian_filter
 
-from medvl_core.leakage import SAME_IMAGE, LeakageError, find_leaks, image_signature, refuse_leaks
+from medvl_core import leakage
+from medvl_core.leakage import SAME_IMAGE, LeakageError, find_leaks, image_signature, read_splits, refuse_leaks
 from medvl_core.study import Image, Report, Study
 
 
@@ -105,8 +106,8 @@ def test_every_planted_leak_is_found_alone(kind):
 def test_all_leaks_at_once_are_counted_by_kind():
     splits = clean()
     splits["val"] += [planted(kind) for kind in ("patient", "study", "scan", "report", "image")]
-    splits["test"] += [study(40, subject_id="patient4")]
-    with pytest.raises(LeakageError, match=r"2 patients \(first: patient3.*1 study .*1 scan .*1 report .*1 image "):
+    splits["test"] += [study(40, subject_id="patient4"), study(4, subject_id="x", scan_id="x", report=None, images={})]
+    with pytest.raises(LeakageError, match=r"2 patients \(first: patient3.*2 studies .*1 scan .*1 report .*1 image "):
         refuse_leaks(splits, images=["cxr"])
 
 
@@ -238,3 +239,57 @@ def test_no_false_alarm_among_children(real_data):
 def test_no_pair_of_splits_is_left_out():
     splits = {name: [study(i, subject_id="p")] for i, name in enumerate("abcd")}
     assert {leak.splits for leak in find_leaks(splits)} == set(combinations("abcd", 2))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"images": ["xray"]}, r"images is \['xray'\]; give a list of modalities that studies have: \['cxr'\]"),
+        ({"images": "cxr"}, "images is 'cxr'; give a list"),
+        ({"similarity": 95}, "similarity is 95; give a correlation above 0 and at most 1"),
+        ({"similarity": float("nan")}, "similarity is nan"),
+    ],
+)
+def test_a_guard_that_would_compare_nothing_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        find_leaks(clean(), **options)
+
+
+def test_many_pictures_are_compared_in_blocks(monkeypatch):
+    splits = clean()
+    splits["test"] += [study(50), planted("image"), study(51)]
+    whole = find_leaks(splits, images=["cxr"])
+    monkeypatch.setattr(leakage, "_PAIRS_PER_CHUNK", 5)
+    assert find_leaks(splits, images=["cxr"]) == whole
+    assert [leak.kind for leak in whole] == ["image"]
+
+
+TABLE = """subject,study,scan,cxr,report,fold
+p0,s0,c0,0.png,"No acute <b>finding</b>, today.",one
+p1,s1,c1,1.png,Nodule.,one
+p0,s2,c2,2.png,Mass.,two
+p3,s3,c1,3.png,no acute b FINDING b today,two
+p4,s4,c4,4.png,Fine.,three
+"""
+
+
+@pytest.fixture
+def table(tmp_path):
+    for i in range(5):
+        picture = jpeg(film(0)) if i == 4 else film(i)
+        Picture.fromarray(picture.astype(np.uint8)).save(tmp_path / f"{i}.png")
+    path = tmp_path / "table.csv"
+    path.write_text(TABLE, encoding="utf-8")
+    return path
+
+
+def test_a_table_is_read_by_its_split_column_whatever_its_words(table):
+    splits = read_splits(table, split_column="fold")
+    assert {name: [s.study_id for s in studies] for name, studies in splits.items()} == {
+        "one": ["s0", "s1"],
+        "two": ["s2", "s3"],
+        "three": ["s4"],
+    }
+    table.write_text(TABLE.replace("today,two", "today,"), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"table.csv, row 5: fold is blank"):
+        read_splits(table, split_column="fold")

@@ -186,3 +186,11 @@ def test_shapes_must_agree():
 def test_unknown_average_is_rejected():
     with pytest.raises(ValueError, match="choose 'macro' or 'weighted'"):
         average_metric([0.5], np.zeros((3, 1)), "micro")
+
+
+@pytest.mark.parametrize("values", [[["yes"]], [[None]]])
+def test_words_are_refused(values):
+    with pytest.raises(ValueError, match=r"labels: hold .* values; give numbers"):
+        auroc(values, [[0.5]])
+    with pytest.raises(ValueError, match=r"scores: hold .* values; give numbers"):
+        auroc([[1]], values)

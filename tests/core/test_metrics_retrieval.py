@@ -194,3 +194,10 @@ def test_recall_needs_ranks_and_depths():
         recall_of_ranks([1], (0,))
     with pytest.raises(ValueError, match="between 1 and 3"):
         chance_recall([4], 3, (1,))
+
+
+def test_no_ranks_and_depths_below_one_are_refused():
+    with pytest.raises(ValueError, match="median of 0 ranks"):
+        median_rank([])
+    with pytest.raises(ValueError, match=r"at \(0,\); every k is at least 1"):
+        chance_recall([1, 1], 10, [0])

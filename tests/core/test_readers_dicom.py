@@ -286,3 +286,29 @@ def test_pixels_through_itk_equal_those_through_pydicom(tmp_path):
     folder = save_series(tmp_path / "a", ct_slices(hu()))
     for file in sorted(folder.iterdir())[:2]:
         np.testing.assert_array_equal(_itk_pixels(file), dcmread(file).pixel_array)
+
+
+def test_a_slice_of_any_modality_is_a_picture_in_its_window(tmp_path):
+    hu = np.linspace(-1000, 1000, 24).astype(int).reshape(4, 6)
+    ds = ct_slices(np.stack([hu, hu], 2))[0]
+    ds.WindowCenter, ds.WindowWidth = 40, 400
+    ds.save_as(tmp_path / "slice.dcm", enforce_file_format=True)
+    grey = read_radiograph(tmp_path / "slice.dcm", any_modality=True).array
+    inside = (hu.T > -160) & (hu.T < 240)
+    assert np.corrcoef(grey[inside], hu.T[inside])[0, 1] > 0.9999
+    assert (len(np.unique(grey[hu.T < -161])), len(np.unique(grey[hu.T > 240]))) == (1, 1)
+    assert FileSource(tmp_path / "slice.dcm", "picture").load().array.shape == (6, 4)
+    with pytest.raises(ImageError, match="modality 'CT', 'MONOCHROME2'; a radiograph is CR, DX, RG or DR"):
+        FileSource(tmp_path / "slice.dcm", "radiograph").load()
+
+
+@pytest.mark.parametrize("modality", ["CT", "MR", "PT"])
+def test_a_scan_may_be_of_any_modality(tmp_path, modality):
+    slices = ct_slices(np.arange(3 * 4 * 5).reshape(3, 4, 5))
+    for ds in slices:
+        ds.Modality = modality
+    array = FileSource(save_series(tmp_path / "series", slices), "scan").load().array
+    np.testing.assert_array_equal(array, np.arange(3 * 4 * 5).reshape(3, 4, 5))
+    slices[0].Modality = "SR"
+    with pytest.raises(ImageError, match="modality 'SR' in a CT or MR or PT series"):
+        FileSource(save_series(tmp_path / "series", slices), "scan").load()

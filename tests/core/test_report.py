@@ -246,3 +246,29 @@ def test_numbers_that_are_not_defined_are_dashes():
     assert panels.number(float("nan")) == panels.number(None) == "–"
     assert panels.area(0.5, float("nan"), float("nan")) == "0.50"
     assert panels.area(0.5, 0.4, 0.6) == "0.50 [0.40, 0.60]"
+
+
+@pytest.mark.parametrize("content", ["{}", '{"tables": null}', '{"context": {}, "rows": {}, "tables": []}'])
+def test_metrics_without_their_parts_are_named(tmp_path, content):
+    (tmp_path / "metrics.json").write_text(content)
+    with pytest.raises(EvaluationFilesError, match=r"metrics\.json: has no usable .*metrics"):
+        write_report(tmp_path)
+
+
+def test_classes_called_by_numbers_keep_their_operating_points(tmp_path, monkeypatch):
+    monkeypatch.setattr(report_folder, "CLASSES", ("0", "1", "02", "3", "4"))
+    (table,) = label_panels.label_tables(read_folder(report_folder.make(tmp_path / "eval")))
+    rows = {row["name"]: row for row in table.content["rows"]}
+    assert list(rows) == ["0", "1", "02", "3", "4"]
+    assert rows["02"]["sensitivity"] > 0
+
+
+def test_many_findings_are_folded_away_a_few_to_a_figure(folder, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(label_panels, "_MOST_CURVES", 2)
+    monkeypatch.setattr(label_panels, "curve_grid", lambda curves: drawn.append([one.name for one in curves]))
+    panel = label_panels.curves(read_folder(folder))
+    assert [len(names) for names in drawn] == [2, 2]
+    assert panel.content["n_rest"] == len(panel.content["rest"]) * 2
+    monkeypatch.setattr(label_panels, "_MOST_DRAWN", 3)
+    assert "1 rarer ones" in label_panels.curves(read_folder(folder)).notes[0]

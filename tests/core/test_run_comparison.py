@@ -177,3 +177,10 @@ def test_command_refuses_other_cases_with_exit_code_65(tmp_path, monkeypatch, ca
     assert "has 1 studies that" in capsys.readouterr().err
     bad = CliRunner().invoke(cli.app, ["compare", *folders, "--level", "95"])
     assert bad.exit_code == 2
+
+
+def test_a_list_of_tables_that_is_none_is_damage(tmp_path):
+    write(tmp_path, zero_shot=predictions(1.0))
+    (tmp_path / "metrics.json").write_text('{"tables": null}')
+    with pytest.raises(RunsDifferError, match=r"metrics\.json: damaged"):
+        compare_runs(tmp_path, tmp_path)

@@ -8,6 +8,7 @@ from medvl_core.specs import KINDS, ImageInput, LossSpec, TextInput
 
 LOSS = {"name": "infonce", "factory": "package.module:Loss", "summary": "s", "source": "medvl", "license": "MIT"}
 VOLUME = {"channels": 1, "size": (8, 8, 8), "axcodes": "RAS"}
+FILM = {"size": (8, 8), "axcodes": None}
 
 
 def test_kinds_are_the_specs_own():
@@ -50,6 +51,16 @@ def test_specs_cannot_be_changed():
         ({"size": (8, 8)}, "2D images have none"),
         ({"spacing_mm": (1.0, 1.0)}, "differ in length"),
         ({"window_hu": (100.0, 100.0)}, "the lower bound must be below the upper"),
+        ({**FILM, "fit": "stretch"}, "ImageInput.fit is 'stretch'"),
+        ({**FILM, "interpolation": "cubical"}, "give cover, contain or slices, and linear or cubic"),
+        ({"interpolation": "cubic"}, "are for 2D images"),
+        ({"window_sd": 3.0, "window_hu": (0.0, 1.0)}, "window_sd is 3.0 and window_hu .*; give one of the two"),
+        ({"window_hu": None, "window_sd": 0.0}, "deviations above 0"),
+        ({**FILM, "fit": "slices"}, "which is for volumes without spacing_mm"),
+        ({"fit": "slices", "spacing_mm": (1.0, 1.0, 1.0)}, "which is for volumes without spacing_mm"),
+        ({"mean": (0.5,)}, "give both, one value per channel"),
+        ({"mean": (0.5, 0.5), "std": (1.0, 1.0)}, r"do not fit 1 channel\(s\)"),
+        ({"mean": (0.5,), "std": (0.0,)}, "std positive"),
     ],
 )
 def test_image_input_refuses(change, message):
@@ -65,8 +76,15 @@ def test_digest_changes_with_every_constant():
         {"axcodes": "LPS"},
         {"spacing_mm": (1.0, 1.0, 1.0)},
         {"window_hu": (-1000.0, 1000.0)},
+        {"window_sd": 3.0},
+        {"fit": "slices"},
         {"output_range": (0.0, 1.0)},
         {"pad_value": 0.0},
+        {"mean": (0.5,), "std": (0.5,)},
+        {"mean": (0.5,), "std": (0.6,)},
+        FILM,
+        {**FILM, "fit": "contain"},
+        {**FILM, "interpolation": "cubic"},
     ]
     digests = [ImageInput(**{**VOLUME, **change}).digest() for change in changes]
     assert len(set(digests)) == len(changes)

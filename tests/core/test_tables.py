@@ -71,3 +71,21 @@ def test_labels_are_one_zero_or_unknown():
     for cell in ("-1", "2", "yes", "0.5"):
         with pytest.raises(ValueError, match=rf"t\.csv, row 7: x is '{cell}'; labels are 1, 0 or blank"):
             read_label("t.csv, row 7", "x", cell)
+
+
+def test_excel_tables_are_read_or_the_extra_is_named(tmp_path, monkeypatch):
+    (tmp_path / "t.xls").write_bytes(b"no sheet")
+    rows = pd.DataFrame({" id ": ["7", ""], "sex": [" 1", "2"]})
+    monkeypatch.setattr(pd, "read_excel", lambda path, **options: rows)
+    found = read_table(tmp_path / "t.xls", only=lambda name: name != "age")
+    assert found.to_dict("index") == {2: {"id": "7", "sex": "1"}, 3: {"id": "", "sex": "2"}}
+
+    def absent(path, **options):
+        raise ImportError("Missing optional dependency 'xlrd'.")
+
+    monkeypatch.setattr(pd, "read_excel", absent)
+    with pytest.raises(ValueError, match=r"t\.xls: Excel tables need a reader; pip install 'medvl\[xls\]'"):
+        read_table(tmp_path / "t.xls")
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match=r"t\.xls: (Excel tables need a reader|unreadable Excel file)"):
+        read_table(tmp_path / "t.xls")

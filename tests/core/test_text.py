@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import subprocess
 import sys
@@ -9,7 +10,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medvl_core.text import SPECIAL_TOKENS, wordpiece_tokenizer, wordpiece_vocabulary
+from medvl_core.text import (
+    SPECIAL_TOKENS,
+    bpe_merges,
+    byte_pieces,
+    read_word_weights,
+    word_weights,
+    wordpiece_tokenizer,
+    wordpiece_vocabulary,
+    words_of,
+)
 
 _BUILD = """
 import sys
@@ -124,3 +134,61 @@ def test_tokenizer_rejects_a_vocabulary_that_is_not_berts():
         wordpiece_tokenizer([*SPECIAL_TOKENS[:4], "a"])
     with pytest.raises(ValueError, match=r"7 tokens \(6 different"):
         wordpiece_tokenizer([*SPECIAL_TOKENS, "a", "a"])
+
+
+def test_byte_pair_merges_are_the_same_in_every_process_and_kept(texts, tmp_path):
+    code = (
+        "import sys; from medvl_core.text import bpe_merges; "
+        "bpe_merges(sys.stdin.read().split('\\0'), sys.argv[1], size=600)"
+    )
+    for name in ("one", "two"):
+        shuffled = texts if name == "one" else texts[::-1]
+        run = [sys.executable, "-c", code, str(tmp_path / name)]
+        subprocess.run(run, input="\0".join(shuffled), text=True, check=True)
+    content = (tmp_path / "one").read_bytes()
+    assert content == (tmp_path / "two").read_bytes()
+    lines = content.decode().splitlines()
+    assert lines[0] == "#version: 0.2"
+    assert all(len(line.split(" ")) == 2 for line in lines[1:])
+    assert 1 < len(lines) <= 600 - 514 + 1
+    before = (tmp_path / "one").stat().st_mtime_ns
+    assert bpe_merges(texts, tmp_path / "one", size=600).stat().st_mtime_ns == before
+    assert bpe_merges(texts, tmp_path / "one", size=550).read_bytes() != content
+
+
+def test_byte_pieces_are_all_bytes_in_clips_order():
+    pieces = byte_pieces()
+    assert len(set(pieces)) == 512
+    assert pieces[:2] == ["!", '"']
+    assert pieces[256] == "!</w>"
+
+
+def test_too_small_a_byte_pair_vocabulary_or_no_words_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"size=514 cannot be built from 1 texts; .* a size above the 514"):
+        bpe_merges(["effusion"], tmp_path / "merges.txt", size=514)
+    with pytest.raises(ValueError, match="give texts with words"):
+        bpe_merges([" "], tmp_path / "merges.txt")
+
+
+def test_word_weights_are_inverse_document_frequencies(tmp_path):
+    texts = ["Fatty liver.", "fatty spleen", "no Fatty change", "liver"]
+    path = word_weights(texts, tmp_path / "w.tsv")
+    found = read_word_weights(path)
+    assert found["fatty"] == pytest.approx(1 + math.log(5 / 4), abs=1e-6)
+    assert found["spleen"] == pytest.approx(1 + math.log(5 / 2), abs=1e-6)
+    assert set(found) == {"fatty", "liver", "spleen", "no", "change"}
+    before = path.stat().st_mtime_ns
+    word_weights(texts[::-1], path)
+    assert path.stat().st_mtime_ns == before
+    assert words_of("Left-sided 12 mm.") == ["left", "sided", "12", "mm"]
+
+
+@pytest.mark.parametrize(("content", "message"), [("a\t-1\n", "line 1 is"), ("", "is empty"), ("\t1\n", "line 1 is")])
+def test_wrong_word_weights_are_refused(tmp_path, content, message):
+    (tmp_path / "w.tsv").write_text(content)
+    with pytest.raises(ValueError, match=message):
+        read_word_weights(tmp_path / "w.tsv")
+    with pytest.raises(FileNotFoundError, match="no word weights; make them"):
+        read_word_weights(tmp_path / "none.tsv")
+    with pytest.raises(ValueError, match="no words in 1 texts"):
+        word_weights(["?"], tmp_path / "x.tsv")

@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 
 import nibabel as nib
@@ -159,3 +160,131 @@ def test_steps_are_a_monai_compose_and_survive_pickling():
     steps = standardise(CT)
     assert isinstance(steps, Compose)
     torch.testing.assert_close(pickle.loads(pickle.dumps(steps))(scan()), steps(scan()))
+
+
+CLIP = ImageInput(
+    channels=3,
+    size=(224, 224),
+    window_hu=(0.0, 255.0),
+    output_range=(0.0, 1.0),
+    pad_value=0.0,
+    interpolation="cubic",
+    mean=(0.48145466, 0.4578275, 0.40821073),
+    std=(0.26862954, 0.26130258, 0.27577711),
+)
+
+
+def film(shape: tuple[int, int], sigma: float = 3.0) -> np.ndarray:
+    """A smooth 8-bit picture."""
+    from scipy.ndimage import gaussian_filter
+
+    x = gaussian_filter(np.random.default_rng(0).normal(size=shape), sigma)
+    return np.rint(255 * (x - x.min()) / np.ptp(x)).astype(np.uint8)
+
+
+@pytest.mark.parametrize("shape", [(300, 401), (701, 512), (100, 130), (224, 224)])
+def test_cubic_cover_with_mean_and_std_equals_clips_own_preprocessing(shape):
+    from PIL import Image as Picture
+    from transformers import CLIPImageProcessorPil
+
+    picture = film(shape)
+    theirs = CLIPImageProcessorPil()(Picture.fromarray(picture).convert("RGB"), return_tensors="pt")["pixel_values"][0]
+    ours = standardise(CLIP)(Image(picture.astype(np.float32)))
+    grey = (ours - theirs).abs() * torch.tensor(CLIP.std)[:, None, None] * 255
+    assert grey.max() < 1.5  # pillow rounds to whole grey values after each of the two passes
+    assert grey.mean() < 0.5
+
+
+def test_contain_scales_the_longer_side_and_pads_the_shorter_with_black():
+    input = ImageInput(
+        channels=1, size=(20, 20), output_range=(0.0, 1.0), pad_value=0.0, fit="contain", window_hu=(0.0, 255.0)
+    )
+    out = standardise(input)(Image(np.full((40, 21), 255.0, np.float32)))[0]
+    expected = torch.zeros(20, 20)
+    expected[:, 5:15] = 1
+    torch.testing.assert_close(out, expected)
+    turned = standardise(input)(Image(np.full((21, 40), 255.0, np.float32)))[0]
+    torch.testing.assert_close(turned, expected.T)
+
+
+@pytest.mark.parametrize(("shape", "grey_values"), [((640, 640), 0.5), ((620, 512), 3.0)])
+def test_one_step_is_close_to_chexzeros_two(shape, grey_values):
+    """Where there is padding, the two differ by a part of a pixel in where the image lies."""
+    from PIL import Image as Picture
+
+    picture = film(shape, sigma=4)
+    ratio = 320 / shape[0]
+    small = Picture.fromarray(picture).resize((int(shape[1] * ratio), 320), Picture.Resampling.LANCZOS)
+    padded = Picture.new("L", (320, 320))
+    padded.paste(small, ((320 - small.width) // 2, 0))
+    stored = (torch.from_numpy(np.array(padded)).float() - 101.48761) / 83.43944
+    theirs = torch.nn.functional.interpolate(stored[None, None], size=(224, 224), mode="bicubic", antialias=True)[0]
+    grey = {"mean": (101.48761 / 255,) * 3, "std": (83.43944 / 255,) * 3}
+    ours = standardise(dataclasses.replace(CLIP, fit="contain", **grey))(Image(picture.astype(np.float32)))
+    assert ((ours - theirs).abs() * 83.43944).mean() < grey_values
+
+
+def test_mean_and_std_are_per_channel():
+    input = ImageInput(channels=2, size=(4, 4), output_range=(0.0, 1.0), mean=(0.5, 0.0), std=(0.5, 2.0))
+    out = standardise(input)(Image(np.array([[0.0, 1.0], [1.0, 0.0]], np.float32).repeat(2, 0).repeat(2, 1)))
+    assert torch.equal(out[0, 0], torch.tensor([-1.0, -1.0, 1.0, 1.0]))
+    assert torch.equal(out[1, 0], torch.tensor([0.0, 0.0, 0.5, 0.5]))
+
+
+def test_sixteen_bits_in_a_window_of_eight_are_refused():
+    with pytest.raises(ValueError, match=r"image of mean 3000 is mostly above the window \(0.0, 255.0\)"):
+        Window((0.0, 255.0), (0.0, 1.0))(Image(np.full((4, 4), 3000.0, np.float32)))
+
+
+# volumes as slices
+
+SLICED = ImageInput(
+    channels=1,
+    size=(16, 16, 6),
+    axcodes="LPS",
+    window_sd=3.0,
+    output_range=(0.0, 1.0),
+    pad_value=0.0,
+    fit="slices",
+)
+
+
+def test_slices_are_a_clipped_z_score_in_grey_values():
+    array = np.random.default_rng(0).normal(40, 7, (16, 16, 4)).astype(np.float32)
+    array[0, 0, 0] = 900
+    out = standardise(SLICED)(Image(array, np.diag([-1.0, -1.0, 1.0, 1.0])))
+    score = (array.astype(np.float64) - array.mean(dtype=np.float64)) / array.std(dtype=np.float64)
+    np.testing.assert_allclose(out[0, :, :, :4], (np.clip(score, -3, 3) + 3) / 6, atol=1e-5)
+    assert out.shape == (1, 16, 16, 6)
+    assert out[..., 4:].abs().max() == 0
+
+
+def test_at_most_so_many_slices_evenly_spread():
+    array = np.broadcast_to(np.arange(30, dtype=np.float32), (16, 16, 30)).copy()
+    plain = dataclasses.replace(SLICED, window_sd=None, window_hu=(0.0, 30.0), output_range=(0.0, 30.0))
+    out = standardise(plain)(Image(array, np.diag([-1.0, -1.0, 1.0, 1.0])))
+    assert out[0, 3, 3].tolist() == [2, 7, 12, 17, 22, 27]
+
+
+def test_a_slice_keeps_its_shape_in_millimetres_between_black_borders():
+    array = np.full((20, 10, 2), 5.0, np.float32)
+    array[0, 0, 0] = 0  # not constant
+    plain = dataclasses.replace(SLICED, window_sd=None, window_hu=(0.0, 5.0))
+    out = standardise(plain)(Image(array, np.diag([-1.0, -4.0, 1.0, 1.0])))[0, :, :, 1]  # 20 x 40 mm
+    filled = out > 0.5
+    assert filled.any(1).nonzero().flatten().tolist() == list(range(4, 12))
+    assert filled.any(0).all()
+
+
+@pytest.mark.parametrize("code", ["LPS", "RAS", "SAL", "PIR"])
+def test_slices_do_not_depend_on_the_stored_orientation(code):
+    array = np.random.default_rng(0).normal(size=(12, 16, 5)).astype(np.float32)
+    image = Image(array, np.diag([-1.0, -1.0, 2.0, 1.0]))
+    turned = nib.Nifti1Image(array, image.affine).as_reoriented(
+        nib.orientations.ornt_transform(
+            nib.orientations.axcodes2ornt("LPS"), nib.orientations.axcodes2ornt(tuple(code))
+        )
+    )
+    stored = Image(np.asarray(turned.dataobj), turned.affine)
+    expected = standardise(SLICED)(image)
+    np.testing.assert_allclose(standardise(SLICED)(stored), expected, atol=2e-5)

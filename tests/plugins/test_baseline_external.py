@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -76,3 +77,12 @@ def test_unusable_maps_and_labels(label_map):
         made.update(outputs() | {"labels": None})
     with pytest.raises(ValueError, match="Retrieval has no classes"):
         ExternalValidation(Retrieval("cxr", "ct"), COLUMNS, label_map)
+
+
+def test_a_misspelt_target_does_not_fall_back_to_a_column(tmp_path):
+    path = tmp_path / "map.json"
+    path.write_text(json.dumps({"lung": ["a"], "Hernia": ["a"]}), encoding="utf-8")
+    judge = SimpleNamespace(classes=("lung", "hernia"))
+    with pytest.raises(ValueError, match=r"map\.json: target 'Hernia' is no class, and class 'hernia' is no target"):
+        ExternalValidation(judge, ("a", "hernia"), path)
+    ExternalValidation(SimpleNamespace(classes=("lung",)), ("a", "hernia"), path)  # a map for more classes than these

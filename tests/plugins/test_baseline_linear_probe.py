@@ -260,3 +260,18 @@ def test_outputs_that_do_not_fit():
         probe(outputs(classes=2))
     with pytest.raises(ValueError, match="patients leave"):
         probe(outputs(6)).compute()
+
+
+@pytest.mark.parametrize(
+    ("unknown", "message"), [(0, "none of the 8 studies to fit to"), (1, "none of the 8 studies to stop by")]
+)
+def test_nothing_known_to_fit_to_or_to_stop_by_is_refused(unknown, message):
+    parts = [(torch.randn(8, 4), torch.ones(8, 2)) for _ in range(2)]
+    parts[unknown][1].fill_(torch.nan)
+    with pytest.raises(ValueError, match=message):
+        fit_probe(*parts, Fitting())
+
+
+def test_parts_of_epochs_are_refused():
+    with pytest.raises(ValueError, match=r"epochs is 1\.5; it must be a whole number"):
+        Fitting(epochs=1.5)

@@ -286,3 +286,22 @@ def test_gallery_writes_a_picture(tmp_path):
     with Image.open(tmp_path / "gallery.png") as picture:
         assert picture.size[0] > 500
         assert len(picture.getcolors()) > 20
+
+
+def test_labels_can_be_chosen_and_rare_ones_named():
+    whole, part = PhantomCohort(12), PhantomCohort(12, labels=["Cardiomegaly", "Emphysema"], rare=["Emphysema"])
+    assert part.label_names == ("Cardiomegaly", "Emphysema")
+    assert part.label_groups == {"base": ("Cardiomegaly",), "rare": ("Emphysema",)}
+    assert whole.label_groups == {}
+    for one, other in zip(whole.studies("train"), part.studies("train"), strict=True):
+        assert other.labels == {name: one.labels[name] for name in part.label_names}
+        assert other.report == one.report
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"labels": ["Cardiomegali"]}, "unknown findings"), ({"rare": ["Cardiomegali"]}, "not among the labels")],
+)
+def test_labels_that_are_no_findings_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        PhantomCohort(12, **options)

@@ -90,9 +90,10 @@ def test_chance_knows_the_groups():
 def test_duplicate_gallery_is_a_gallery_whose_items_are_all_there_twice():
     batch = outputs()
     published = evaluator(batch, ks=(3, 5, 10), group_by=None, duplicate_gallery=True, prefix="published")
-    cosine = torch.nn.functional.normalize(batch["embeddings"]["cxr"]) @ torch.nn.functional.normalize(
-        batch["embeddings"]["ct"]
-    ).repeat_interleave(2, 0).T
+    cosine = (
+        torch.nn.functional.normalize(batch["embeddings"]["cxr"])
+        @ torch.nn.functional.normalize(batch["embeddings"]["ct"]).repeat_interleave(2, 0).T
+    )
     place = torch.sort(cosine, dim=1, descending=True, stable=True).indices.tolist()
     slow = np.array([row.index(2 * i) + 1 for i, row in enumerate(place)])  # the second copy does not count
     np.testing.assert_array_equal(published.ranks(), slow)
@@ -108,7 +109,7 @@ def test_duplicate_gallery_is_a_gallery_whose_items_are_all_there_twice():
 def test_prefix_keeps_two_of_a_kind_apart(tmp_path):
     made = evaluator(prefix="standard", group_by=None)
     assert list(made.compute()) == [metric.name for metric in made.metrics] == list(made.chance())
-    assert list(made.compute())[0] == "standard/cxr_to_ct/recall_at_1"
+    assert next(iter(made.compute())) == "standard/cxr_to_ct/recall_at_1"
     assert list(made.tables(10)) == ["standard_cxr_to_ct"]
     assert [path.name for path in made.figures(tmp_path, 10)] == ["standard_cxr_to_ct.png"]
     with pytest.raises(ValueError, match="prefix is 'A/B'; it names files"):

@@ -127,3 +127,8 @@ def test_outputs_and_options_that_do_not_fit():
     ):
         with pytest.raises(ValueError, match=message):
             Subgroups(ZeroShot(CLASSES, "cxr"), **{"column": "sex", **options})
+
+
+def test_a_column_that_no_study_has_is_refused():
+    with pytest.raises(ValueError, match=r"no study has 'sexx' in its metadata, only \[.*'sex'.*; did you mean 'sex'"):
+        made(column="sexx").compute()

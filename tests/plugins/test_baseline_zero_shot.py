@@ -320,3 +320,32 @@ def test_outputs_that_do_not_fit():
 def test_bad_options(options, message):
     with pytest.raises(ValueError, match=message):
         ZeroShot(**({"classes": CLASSES, "image": "cxr"} | options))
+
+
+def test_groups_of_classes_have_areas_intervals_and_chance_of_their_own():
+    made = evaluator(class_groups={"base": ["Nodule", "Effusion"], "rare": ["Hernia"]})
+    labels = outputs()["labels"].numpy()
+    areas = auroc(labels, made.scores())
+    values = made.compute()
+    assert values["auroc_macro_base"] == pytest.approx((areas[0] + areas[2]) / 2)
+    assert values["auroc_macro_rare"] == pytest.approx(areas[1])
+    low, high = made.intervals(50)["auroc_macro_rare"]
+    row = made.tables(50)["zero_shot_per_class"].set_index("class").loc["Hernia"]
+    assert (low, high) == pytest.approx((row["auroc_low"], row["auroc_high"]))
+    assert made.chance()["auroc_macro_base"] == 0.5
+    assert {metric.name for metric in made.metrics} == set(values)
+
+
+@pytest.mark.parametrize("groups", [{"rare": ["Hernai"]}, {"rare": []}, {"Not a name": ["Hernia"]}])
+def test_groups_that_name_no_class_are_refused(groups):
+    with pytest.raises(ValueError, match=r"class group 'rare' names|prefix is 'Not a name'"):
+        ZeroShot(CLASSES, "cxr", class_groups=groups)
+
+
+def test_a_label_that_is_none_names_its_study_and_class():
+    batch = outputs()
+    batch["labels"] = batch["labels"].clone()
+    batch["labels"][2, 1] = 2
+    scorer = ZeroShot(tuple("abcdefgh"[: batch["labels"].shape[1]]), "cxr")
+    with pytest.raises(ValueError, match=rf"{batch['study_id'][2]}: label 'b' is 2; use 1, 0 or NaN"):
+        scorer.update(batch)

@@ -209,3 +209,14 @@ def test_segmentation_refuses_a_label_without_a_class():
     )
     with pytest.raises(ValueError, match="label 3 in the regions, but the logits have 3 classes"):
         SegmentationLoss()(batch)
+
+
+def test_an_empty_dictionary_is_no_dictionary():
+    rows = functional.normalize(torch.randn(4, 6, generator=torch.Generator().manual_seed(0)), dim=1)
+    extras = {"scan": torch.tensor([0, 0, 1, 1]), "diagnosis_group": torch.arange(4)}
+    empty = {"dictionary": torch.zeros(0, 6), "dictionary_group": torch.zeros(0, dtype=torch.int64)}
+    drawn = {"negatives": torch.full((2, 3), -1)}
+    loss = OrganContrast("diagnosis")
+    embeddings = {"ct": rows, "diagnosis": rows.flip(1)}
+    without = loss(AlignmentBatch(embeddings, torch.tensor(14.0), extras)).total
+    assert loss(AlignmentBatch(embeddings, torch.tensor(14.0), extras | empty | drawn)).total == without

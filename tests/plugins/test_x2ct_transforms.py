@@ -51,7 +51,7 @@ def test_constant_image_stays():
 
 
 def test_wrong_options_and_images_are_refused():
-    with pytest.raises(ValueError, match="RandClahe: prob is 2, clip_limit 4.0, tiles 8; give a chance"):
+    with pytest.raises(ValueError, match=r"RandClahe: prob is 2, clip_limit 4\.0, tiles 8; give a chance"):
         RandClahe(prob=2)
     with pytest.raises(ValueError, match=r"image of shape \(1, 8, 8\), values -1 to -1; give 1 H W in \[0, 1\]"):
         RandClahe(prob=1.0)(torch.full((1, 8, 8), -1.0))

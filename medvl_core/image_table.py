@@ -1,4 +1,4 @@
-"""Radiographs named by a table, one image a row: what the public chest X-ray sets have in common."""
+"""Images named by a table, one a row, with labels: what the public sets have in common."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from medvl_core.errors import did_you_mean
+from medvl_core.folds import Folds, split_rows
 from medvl_core.readers import FileSource
-from medvl_core.study import Study
+from medvl_core.study import ImageSource, Study
 from medvl_core.tables import number_or_text
-from medvl_cxr_cml.folds import Folds, split_films
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-__all__ = ["FilmDataset", "check_ids", "find_table", "keep_views", "label_column", "listed_files"]
+__all__ = ["ImageTable", "check_ids", "find_table", "keep_views", "label_column", "listed_files"]
 
 _logger = logging.getLogger(__name__)
 _IDS = ("study", "subject", "scan", "path")
 
 
-class FilmDataset:
-    """Studies of one radiograph each. Built by the functions of this plugin, one per public set.
+class ImageTable:
+    """Studies of one image each. Plugins build it by a function per public set.
 
     Rows without a file on disk are left out and counted in the log: any part of a set is a dataset.
 
@@ -36,8 +36,10 @@ class FilmDataset:
             where the file is not there), all others become ``metadata``.
         labels: Same rows, one column per label: 1, 0 or NaN.
         rare: Labels of the group ``"rare"``; the others are ``"base"``.
-        folds: How to split, see ``folds.split_films``.
-        official: ``"train"`` or ``"test"`` per row, for the mode ``"official"``.
+        folds: How to split, see ``folds.split_rows``.
+        official: ``"train"``, ``"validation"`` or ``"test"`` per row, for the mode ``"official"``.
+        modality: Name of the image in its study.
+        source: Path → image. ``None``: a radiograph file.
 
     Raises:
         FileNotFoundError: If no row has a file.
@@ -53,10 +55,12 @@ class FilmDataset:
         folds: Folds,
         rare: Sequence[str] = (),
         official: Sequence[str] | None = None,
+        modality: str = "cxr",
+        source: Callable[[str], ImageSource] | None = None,
     ) -> None:
         self.label_names = tuple(labels.columns)
         self.label_groups = _groups(self.label_names, rare)
-        self._table = table
+        self._table, self._modality, self._source = table, modality, source or _radiograph
         check_ids(table, films)
         there = films["path"].ne("").to_numpy()
         if not there.any():
@@ -67,9 +71,9 @@ class FilmDataset:
             )
         if not there.all():
             _logger.info("%s: %d of %d rows have no file here and are left out", table, (~there).sum(), len(there))
-        self._films, self._labels = films[there], labels[there].to_numpy(np.float32)
+        self._films, self._labels = films[there], labels[there].to_numpy(np.float16)  # 1, 0 and NaN
         stated = None if official is None else np.asarray(official)[there]
-        self._rows = split_films(table, self._films["subject"].to_numpy(), self._labels, folds, stated)
+        self._rows = split_rows(table, self._films["subject"].to_numpy(), self._labels, folds, stated)
 
     def studies(self, split: Literal["train", "validation", "test"]) -> list[Study]:
         """The studies of a split, in the order of the table.
@@ -89,12 +93,16 @@ class FilmDataset:
                 study_id=study,
                 subject_id=subject,
                 scan_id=scan,
-                images={"cxr": FileSource(Path(path), "radiograph")},
+                images={self._modality: self._source(path)},
                 labels=_Labels(columns, self._labels[row]),
                 metadata={name: number_or_text(cell) for name, cell in kept.items() if cell},
             )
             for row, (study, subject, scan, path), kept in zip(rows, ids, metadata, strict=True)
         ]
+
+
+def _radiograph(path: str) -> ImageSource:
+    return FileSource(Path(path), "radiograph")
 
 
 class _Labels(Mapping[str, float]):

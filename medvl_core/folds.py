@@ -1,10 +1,11 @@
-"""Train, validation and test rows of a table of radiographs."""
+"""Train, validation and test rows of a table of images."""
 
 from __future__ import annotations
 
 import logging
 import warnings
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Literal
 
@@ -12,7 +13,7 @@ import numpy as np
 
 from medvl_core.splits import k_folds, split_by_patient
 
-__all__ = ["Folds", "SplitMode", "split_films"]
+__all__ = ["Folds", "SplitMode", "split_rows"]
 
 _logger = logging.getLogger(__name__)
 SplitMode = Literal["patients", "official", "image_stratified_compat"]
@@ -25,9 +26,9 @@ class Folds:
 
     Args:
         mode: ``"patients"``: folds of whole patients, stratified over all labels. ``"official"``: the set's own test
-            list, and a share of the other patients as validation. ``"image_stratified_compat"``: the split of the
-            published CXR-CML code, for comparison only: folds of images (one patient is in several), stratified over
-            combinations of labels, and the test fold is the validation split too.
+            list, and its own validation list or a share of the other patients. ``"image_stratified_compat"``: the split
+            of the published CXR-CML code, for comparison only: folds of images (one patient is in several), stratified
+            over combinations of labels, and the test fold is the validation split too.
         fold: Which fold is the test set, from 0.
         n_folds: Number of folds.
         validation_share: Share of all rows held out as validation; 0 leaves it empty.
@@ -50,7 +51,7 @@ class Folds:
             raise ValueError(f"fold is {self.fold} of {self.n_folds} folds; count them from 0, and have two or more")
 
 
-def split_films(
+def split_rows(
     table: Path, subjects: np.ndarray, labels: np.ndarray, folds: Folds, official: np.ndarray | None = None
 ) -> dict[str, np.ndarray]:
     """Rows of ``"train"``, ``"validation"`` and ``"test"``, ascending.
@@ -60,7 +61,7 @@ def split_films(
         subjects: Patient of each row, ``N``.
         labels: ``N C``; 1, 0 or NaN.
         folds: How.
-        official: ``"train"`` or ``"test"`` per row, where the set has such lists.
+        official: ``"train"``, ``"validation"`` or ``"test"`` per row, where the set has such lists.
 
     Raises:
         ValueError: If there are too few patients, the set has no official split or a patient is on both sides of it.
@@ -82,24 +83,27 @@ def _official(
 ) -> dict[str, np.ndarray]:
     if official is None:
         raise ValueError("this set has no official split; use split='patients'")
-    test, rest = np.flatnonzero(official == "test"), np.flatnonzero(official == "train")
-    if both := sorted(set(subjects[test]) & set(subjects[rest])):
-        raise ValueError(f"patients {both[:5]} are in the official training and test lists; get the lists again")
-    if not len(rest) or folds.validation_share == 0:
-        return {"train": rest, "validation": np.empty(0, int), "test": test}
+    parts = {name: np.flatnonzero(official == name) for name in ("train", "validation", "test")}
+    for one, other in combinations(parts, 2):
+        if both := sorted(set(map(str, subjects[parts[one]])) & set(map(str, subjects[parts[other]]))):
+            lists = f"{one.replace('train', 'training')} and {other} lists"
+            raise ValueError(f"patients {both[:5]} are in the official {lists}; get the lists again")
+    rest = parts["train"]
+    if len(parts["validation"]) or not len(rest) or folds.validation_share == 0:
+        return parts
     share = folds.validation_share * len(subjects) / len(rest)
     inner = split_by_patient(subjects[rest], {"train": 1 - share, "validation": share}, labels[rest], folds.seed)
-    return {**{name: rest[rows] for name, rows in inner.items()}, "test": test}
+    return {**{name: rest[rows] for name, rows in inner.items()}, "test": parts["test"]}
 
 
 def _compat(subjects: np.ndarray, labels: np.ndarray, folds: Folds) -> dict[str, np.ndarray]:
     from sklearn.model_selection import StratifiedKFold
 
-    combinations = ["".join("1" if value == 1 else "0" for value in row) for row in labels]
+    sets = ["".join("1" if value == 1 else "0" for value in row) for row in labels]
     splitter = StratifiedKFold(folds.n_folds, shuffle=True, random_state=folds.seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # combinations of fewer images than folds: the usual case
-        train, test = list(splitter.split(np.zeros(len(labels)), combinations))[folds.fold]
+        train, test = list(splitter.split(np.zeros(len(labels)), sets))[folds.fold]
     shared = len(set(subjects[train]) & set(subjects[test]))
     _logger.warning(
         "image_stratified_compat: %d patients are in training and test, and the test fold is the validation split; "

@@ -1,0 +1,64 @@
+"""Tokens of a frozen encoder, kept so that a pooling over them trains in seconds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from medvl_core.data import ImageRows
+from medvl_core.embedding import FrozenEmbedding
+from medvl_core.study import Study
+
+__all__ = ["FrozenTokens"]
+
+
+class FrozenTokens:
+    """Tokens of a frozen encoder with their mask, computed once per study: what a trained pooling starts from.
+
+    Stored as :class:`FrozenEmbedding` stores its rows, and prepared by the same methods.
+
+    Args:
+        modality: What the encoder reads.
+        encoder: The frozen encoder; it has ``n_tokens``, the tokens of any input, blank ones included.
+        inputs: Its images.
+        folder: Where the stores lie.
+        device: Where the encoder runs.
+    """
+
+    def __init__(
+        self,
+        modality: str,
+        encoder: nn.Module,
+        inputs: ImageRows,
+        folder: str | Path,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self._rows = FrozenEmbedding(modality, _TokenRows(encoder), inputs, folder, device)  # type: ignore[arg-type]
+        self.prepare, self.embed = self._rows.prepare, self._rows.embed
+        self.address, self.key = self._rows.address, self._rows.key
+
+    def __call__(self, study: Study) -> tuple[Tensor, Tensor]:
+        """Tokens ``N F`` and their mask ``N`` (bool).
+
+        Raises:
+            KeyError: If ``prepare`` has not seen this study.
+        """
+        row = self._rows(study)
+        return row[:, :-1], row[:, -1] > 0
+
+
+class _TokenRows(nn.Module):
+    """Tokens with their mask as the last column, blank where it is 0: one row of the store per study."""
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.row_shape = (int(encoder.n_tokens), int(encoder.embed_dim) + 1)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> Tensor:
+        output = self.encoder(x)
+        mask = output.tokens.new_ones(output.tokens.shape[:2]).bool() if output.mask is None else output.mask
+        tokens = output.tokens.masked_fill(~mask[..., None], 0.0)
+        return torch.cat([tokens, mask[..., None].to(tokens.dtype)], -1)

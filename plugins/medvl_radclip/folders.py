@@ -1,0 +1,229 @@
+"""Sets whose classes stand in the names of folders and files."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from medvl_core.errors import did_you_mean
+from medvl_core.folds import Folds, SplitMode
+from medvl_core.image_table import ImageTable
+from medvl_radclip.captions import parse_name
+from medvl_radclip.classed import classed_table, image_files, row, volume_files
+
+__all__ = ["build_class_folders", "build_class_volumes", "build_crystal_clean"]
+
+Words = str | Mapping[str, str]
+
+_SPLITS = {
+    "train": "train",
+    "training": "train",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+    "test": "test",
+    "testing": "test",
+}
+_CRYSTAL = {
+    "N": ("Normal", "normal"),
+    "G": ("Glioma", "glioma tumor"),
+    "M": ("Meningioma", "meningioma tumor"),
+    "P": ("Pituitary", "pituitary tumor"),
+}
+
+
+def build_class_folders(
+    folder: str | Path,
+    *,
+    label: str | None = None,
+    subject: str | None = None,
+    captions: bool = False,
+    region: Words = "",
+    modality: Words = "",
+    condition: Words | None = None,
+    files: str = "*",
+    split: SplitMode = "patients",
+    fold: int = 0,
+    n_folds: int = 5,
+    validation_share: float = 0.1,
+    seed: int = 0,
+) -> ImageTable:
+    r"""Images (PNG, JPEG, DICOM) at any depth below ``folder``; other files are ignored.
+
+    Args:
+        folder: The set.
+        label: Regular expression on a file's path below ``folder``; its first group that matched is the class, e.g.
+            ``r"_(bacteria|virus)_|(NORMAL)"``. ``None``: the class is the name of the folder that holds the file.
+        subject: Likewise for the patient, e.g. ``r"(person\d+)"``; a file without a match is a patient of its own.
+        captions: Classes are whole captions, ``"Abdomen CT prostate lesion"``, as the folders that RadCLIP was trained
+            on; region, modality and condition are taken from them.
+        region: Region, for captions; or class → region.
+        modality: Modality, or class → modality.
+        condition: Class → words of the caption, blank for none. ``None``: the class, underscores as blanks.
+        files: Only paths of this pattern (``fnmatch``), e.g. ``"*_image.nii.gz"``.
+        split: ``"patients"``; ``"official"`` where the path has a folder ``train``, ``val`` or ``test`` (also
+            ``training``, ``validation``, ...); see ``medvl_core.folds.Folds``.
+        fold: See there.
+        n_folds: See there.
+        validation_share: See there.
+        seed: See there.
+
+    Raises:
+        FileNotFoundError: If there is no image.
+        ValueError: If a path does not match ``label``, or an option names no class. The message starts with the path.
+    """
+    options = (label, subject, captions, (region, modality, condition), files)
+    return _tree(Path(folder), image_files, "picture", options, Folds(split, fold, n_folds, validation_share, seed))
+
+
+def build_class_volumes(
+    folder: str | Path,
+    *,
+    label: str | None = None,
+    subject: str | None = None,
+    captions: bool = False,
+    region: Words = "",
+    modality: Words = "",
+    condition: Words | None = None,
+    files: str = "*",
+    split: SplitMode = "patients",
+    fold: int = 0,
+    n_folds: int = 5,
+    validation_share: float = 0.1,
+    seed: int = 0,
+) -> ImageTable:
+    """Volumes (NIfTI, NRRD, folders of one DICOM series) at any depth: CT, MR or PET in their own units.
+
+    Args:
+        folder: The set.
+        label: As in :func:`build_class_folders`; a DICOM series is named by its folder. So are all other options.
+        subject: See there.
+        captions: See there.
+        region: See there.
+        modality: See there.
+        condition: See there.
+        files: See there.
+        split: See there.
+        fold: See there.
+        n_folds: See there.
+        validation_share: See there.
+        seed: See there.
+
+    Raises:
+        FileNotFoundError: If there is no volume.
+        ValueError: See :func:`build_class_folders`.
+    """
+    options = (label, subject, captions, (region, modality, condition), files)
+    return _tree(Path(folder), volume_files, "scan", options, Folds(split, fold, n_folds, validation_share, seed))
+
+
+def build_crystal_clean(
+    folder: str | Path,
+    *,
+    augmented: bool = True,
+    split: SplitMode = "patients",
+    fold: int = 0,
+    n_folds: int = 5,
+    validation_share: float = 0.1,
+    seed: int = 0,
+) -> ImageTable:
+    """Crystal Clean: brain MR slices, normal or with one of three tumours.
+
+    Copies with a suffix (``N_438_VF_.jpg``: flipped, noisy, rotated ...) share subject and scan with the image of that
+    number, so they never meet it across splits. There are no patient ids: two slices of one patient may.
+
+    Args:
+        folder: The set, or its ``Data`` folder.
+        augmented: Keep the copies.
+        split: See ``medvl_core.folds.Folds``.
+        fold: See there.
+        n_folds: See there.
+        validation_share: See there.
+        seed: See there.
+
+    Raises:
+        FileNotFoundError: If there is no image.
+        ValueError: If a file is not named as the set names them.
+    """
+    folder = Path(folder)
+    rows = []
+    for path in image_files(folder):
+        parts = re.fullmatch(r"([NGMP])_(\d+)(?:_([A-Z_]+?)_?)?", path.stem)
+        if parts is None:
+            raise ValueError(f"{path}: not named like N_1.jpg or G_12_VF_.jpg; remove it or use radclip/class_folders")
+        letter, number, copy = parts.groups()
+        if copy and not augmented:
+            continue
+        original = f"{letter}_{number}"
+        name, condition = _CRYSTAL[letter]
+        words = ("Brain", "MRI", condition)
+        rows.append(row(path.stem, original, str(path), name, words, scan=original, copy=copy or ""))
+    classes = [name for name, _ in _CRYSTAL.values()]
+    folds = Folds(split, fold, n_folds, validation_share, seed)
+    return classed_table(folder, rows, folds=folds, kind="picture", classes=classes)
+
+
+def _tree(
+    folder: Path, listed: Callable[[Path], Sequence[Path]], kind: Any, options: tuple[Any, ...], folds: Folds
+) -> ImageTable:
+    label, subject, captions, words, files = options
+    paths = {path.relative_to(folder).as_posix(): path for path in listed(folder)}
+    paths = {name: path for name, path in paths.items() if fnmatchcase(name, files)}
+    found = {name: _class(folder / name, name, label) for name in paths}
+    if found:
+        _check_words(folder, words, set(found.values()))
+    rows = []
+    for name, path in paths.items():
+        class_ = found[name]
+        spoken = _parsed(path, class_) if captions else _words(class_, *words)
+        owner = (_group(subject, name) if subject else None) or name
+        rows.append(row(name, owner, str(path), class_, spoken))
+    official = [_stated(path, name) for name, path in paths.items()] if folds.mode == "official" else None
+    return classed_table(folder, rows, folds=folds, kind=kind, official=official)
+
+
+def _class(path: Path, name: str, label: str | None) -> str:
+    if label is None:
+        return path.parent.name
+    found = _group(label, name)
+    if found is None:
+        raise ValueError(f"{path}: label {label!r} matches nothing in it; correct it, or leave the file out with files")
+    return found
+
+
+def _group(pattern: str, name: str) -> str | None:
+    match = re.search(pattern, name)
+    return next((group for group in match.groups() if group), None) if match else None
+
+
+def _check_words(folder: Path, words: Sequence[Words | None], classes: set[str]) -> None:
+    for option, given in zip(("region", "modality", "condition"), words, strict=True):
+        for name in given if isinstance(given, Mapping) else ():
+            if name not in classes:
+                raise ValueError(f"{folder}: {option} names {name!r}, which is no class{did_you_mean(name, classes)}")
+
+
+def _words(class_: str, region: Words, modality: Words, condition: Words | None) -> tuple[str, str, str]:
+    if condition is None:
+        condition = class_.replace("_", " ")
+    one, two, three = (
+        words if isinstance(words, str) else words.get(class_, "") for words in (region, modality, condition)
+    )
+    return one, two, three
+
+
+def _parsed(path: Path, class_: str) -> tuple[str, str, str]:
+    try:
+        return parse_name(class_)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _stated(path: Path, name: str) -> str:
+    for part in reversed(name.lower().split("/")[:-1]):
+        if part in _SPLITS:
+            return _SPLITS[part]
+    raise ValueError(f"{path}: no folder train, val or test in its path; use split='patients'")
