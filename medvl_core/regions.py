@@ -12,7 +12,20 @@ from torch.nn import functional
 
 from medvl_core.protocols import AlignmentBatch
 
-__all__ = ["RegionAlignmentModel", "RegionOutput", "RegionTower"]
+__all__ = ["RegionAlignmentModel", "RegionOutput", "RegionText", "RegionTower"]
+
+
+@dataclass(frozen=True, slots=True)
+class RegionText:
+    """What a report says about one region.
+
+    Args:
+        text: The diagnosis, or the sentence that stands for a normal region.
+        status: ``"normal"``, ``"abnormal"`` or ``"uncertain"``; training reads the first two.
+    """
+
+    text: str
+    status: str
 
 
 @dataclass(frozen=True, slots=True)

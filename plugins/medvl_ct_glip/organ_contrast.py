@@ -85,7 +85,7 @@ class OrganContrast(nn.Module):
 
     def _negatives(self, batch: AlignmentBatch, image: Tensor, scan: Tensor, group: Tensor, scale: Tensor) -> Tensor:
         """Logits ``P N`` of the dictionary texts drawn for each pair's scan; -inf where there is none."""
-        if self.text != "diagnosis" or "dictionary" not in batch.extras:
+        if self.text != "diagnosis" or not len(batch.extras.get("dictionary", ())):
             return image.new_empty(len(image), 0)
         dictionary, drawn = _precise(batch.extras["dictionary"]).to(image.dtype), batch.extras["negatives"][scan]
         names = batch.extras["dictionary_group"][drawn.clamp(min=0)]

@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 from medvl_core.hookspecs import hookimpl
-from medvl_core.specs import EncoderSpec, ImageInput, LossSpec, PoolingSpec
+from medvl_core.specs import (
+    EncoderSpec,
+    EvaluatorSpec,
+    ImageInput,
+    LossSpec,
+    Metric,
+    PoolingSpec,
+    TextSourceSpec,
+)
 
 MEDVL_API = "1.0"
 
@@ -86,5 +94,65 @@ def medvl_losses() -> list[LossSpec]:
             source="doi:10.1038/s41592-020-01008-z",
             license=_APACHE,
             needs=("logits", "regions"),
+        ),
+    ]
+
+
+@hookimpl
+def medvl_evaluators() -> list[EvaluatorSpec]:
+    """Organs and their abnormalities, zero-shot."""
+    return [
+        EvaluatorSpec(
+            name="organ_recognition",
+            factory="medvl_ct_glip.organ_recognition:OrganRecognition",
+            summary="Every organ of every scan against the names of all organs",
+            source=_PAPER,
+            license=_APACHE,
+            tiny={"regions": ("spleen", "liver", "aorta")},
+            task="organ_recognition",
+            metrics=(Metric(name="{prefix}/top_1"), Metric(name="{prefix}/top_1_macro")),
+        ),
+        EvaluatorSpec(
+            name="organ_abnormality",
+            factory="medvl_ct_glip.organ_abnormality:OrganAbnormality",
+            summary="Zero-shot abnormalities per organ, pooled and one by one",
+            source=_PAPER,
+            license=_APACHE,
+            tiny={
+                "regions": ("spleen", "aorta", "liver"),
+                "label_names": ("Splenomegaly", "Arteriosclerosis", "Fatty liver"),
+            },
+            task="organ_abnormality",
+            metrics=(
+                Metric(name="{prefix}/ppv"),
+                Metric(name="{prefix}/sensitivity"),
+                Metric(name="{prefix}/f1"),
+                Metric(name="{prefix}/auroc_micro"),
+                Metric(name="{prefix}/auroc_macro"),
+                Metric(name="{prefix}/classes_left_out", unit="classes", higher_is_better=False),
+            ),
+        ),
+    ]
+
+
+@hookimpl
+def medvl_text_sources() -> list[TextSourceSpec]:
+    """Region texts."""
+    return [
+        TextSourceSpec(
+            name="organ_labels",
+            factory="medvl_ct_glip.abnormalities:OrganLabels",
+            summary="Region texts from study labels, for data without reports",
+            source="medvl",
+            license=_APACHE,
+            produces="region_prompts",
+        ),
+        TextSourceSpec(
+            name="organ_findings",
+            factory="medvl_ct_glip.organ_findings:OrganFindings",
+            summary="Region texts from reports: lexicon, negation, sides and lobes",
+            source=_PAPER,
+            license=_APACHE,
+            produces="region_prompts",
         ),
     ]

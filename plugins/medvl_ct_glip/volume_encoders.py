@@ -80,6 +80,7 @@ class SegmentingEncoder(nn.Module):
 def build_nnunet(
     *,
     size: Sequence[int] = BODY_CT.size,
+    spacing_mm: Sequence[float] | None = BODY_CT.spacing_mm,
     num_classes: int = 105,
     plans: str | Path | None = None,
     features: Sequence[int] = (32, 64, 128, 256, 320, 320),
@@ -89,6 +90,7 @@ def build_nnunet(
 
     Args:
         size: Patch (X, Y, Z); ignored when ``plans`` gives one.
+        spacing_mm: Of the patch, likewise.
         num_classes: With background.
         plans: ``plans.json`` of nnU-Net v2: architecture, patch, spacing and intensities of its ``3d_fullres``.
         features: Channels per stage without plans: the usual 3d_fullres network, kernel 3, stride 2 below the first.
@@ -102,7 +104,7 @@ def build_nnunet(
     if plans is not None:
         network, input = _network_of_plans(plans, num_classes)
     else:
-        input = replace(BODY_CT, size=tuple(size))
+        input = _patch(size, spacing_mm)
         network = PlainConvUNet(
             input_channels=1,
             n_stages=len(features),
@@ -126,19 +128,24 @@ def build_nnunet(
 
 
 def build_mit(
-    *, variant: Literal["small", "tiny"] = "small", size: Sequence[int] = BODY_CT.size, num_classes: int = 105
+    *,
+    variant: Literal["small", "tiny"] = "small",
+    size: Sequence[int] = BODY_CT.size,
+    spacing_mm: Sequence[float] | None = BODY_CT.spacing_mm,
+    num_classes: int = 105,
 ) -> SegmentingEncoder:
     """MiT of UniMiSS with its decoder; ``size`` (X, Y, Z) must divide by (32, 32, 16)."""
     if variant not in MIT_DEPTHS:
         raise ValueError(f"MiT variant {variant!r} is none of {sorted(MIT_DEPTHS)}")
     network = MiT(tuple(size)[::-1], num_classes, MIT_DEPTHS[variant])
-    input = replace(BODY_CT, size=tuple(size))
+    input = _patch(size, spacing_mm)
     return SegmentingEncoder(network, _mit_maps, input=input, embed_dim=32, num_classes=num_classes)
 
 
 def build_dynunet(
     *,
     size: Sequence[int] = BODY_CT.size,
+    spacing_mm: Sequence[float] | None = BODY_CT.spacing_mm,
     num_classes: int = 105,
     features: Sequence[int] = (32, 64, 128, 256, 320, 320),
 ) -> SegmentingEncoder:
@@ -155,12 +162,16 @@ def build_dynunet(
         upsample_kernel_size=[2] * (stages - 1),
         filters=list(features),
     )
-    input = replace(BODY_CT, size=tuple(size))
+    input = _patch(size, spacing_mm)
     return SegmentingEncoder(network, _dynunet_maps, input=input, embed_dim=features[0], num_classes=num_classes)
 
 
 def build_swin_unetr(
-    *, size: Sequence[int] = BODY_CT.size, num_classes: int = 105, feature_size: int = 24
+    *,
+    size: Sequence[int] = BODY_CT.size,
+    spacing_mm: Sequence[float] | None = BODY_CT.spacing_mm,
+    num_classes: int = 105,
+    feature_size: int = 24,
 ) -> SegmentingEncoder:
     """MONAI's SwinUNETR in the same role; ``size`` must divide by 32."""
     from monai.networks.nets import SwinUNETR
@@ -168,7 +179,7 @@ def build_swin_unetr(
     trunk = SwinUNETR(in_channels=1, out_channels=num_classes, feature_size=feature_size)
     network = nn.ModuleDict({"head": trunk.out, "trunk": trunk})
     trunk.out = nn.Identity()
-    input = replace(BODY_CT, size=tuple(size))
+    input = _patch(size, spacing_mm)
     return SegmentingEncoder(network, _swin_maps, input=input, embed_dim=feature_size, num_classes=num_classes)
 
 
@@ -197,6 +208,11 @@ def input_of_plans(plans: str | Path) -> ImageInput:
         mean=(mean,),
         std=(std,),
     )
+
+
+def _patch(size: Sequence[int], spacing_mm: Sequence[float] | None) -> ImageInput:
+    spacing = None if spacing_mm is None else tuple(map(float, spacing_mm))
+    return replace(BODY_CT, size=tuple(size), spacing_mm=spacing)
 
 
 def _network_of_plans(plans: str | Path, num_classes: int) -> tuple[Any, ImageInput]:

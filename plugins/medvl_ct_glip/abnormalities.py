@@ -1,0 +1,113 @@
+"""The abnormalities that are looked for, the organ and regions of each, and region texts made from study labels."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+
+from medvl_core.region_texts import spoken
+from medvl_core.regions import RegionText
+from medvl_core.study import Study
+
+__all__ = ["ROLES", "Abnormality", "OrganLabels", "read_abnormalities"]
+
+ROLES = ("listed", "ours", "training")
+"""Of the paper's list; added where its list stops short of 16; only ever a training text."""
+
+
+@dataclass(frozen=True, slots=True)
+class Abnormality:
+    """One line of the table.
+
+    Args:
+        name: As a report says it.
+        organ: What results are grouped by.
+        regions: Where it can be: sides and lobes of the organ.
+        label: Study label that holds it.
+        role: One of `ROLES`.
+    """
+
+    name: str
+    organ: str
+    regions: tuple[str, ...]
+    label: str
+    role: str
+
+
+def read_abnormalities(path: str | Path | None = None, roles: Sequence[str] = ROLES) -> list[Abnormality]:
+    """Read the table, by default the one of this plugin: 11 listed by the paper, 5 fillers, further training texts.
+
+    Args:
+        path: JSON list of objects with the fields of `Abnormality`.
+        roles: Which to keep.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is no such list, a name repeats, or nothing is left. The message starts with the file.
+    """
+    source = files("medvl_ct_glip") / "tables/abnormalities.json" if path is None else Path(path)
+    if not source.is_file():
+        raise FileNotFoundError(f"{source}: no such table of abnormalities")
+    try:
+        rows = [Abnormality(**{**row, "regions": tuple(row["regions"])}) for row in json.loads(source.read_text())]
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(
+            f"{source}: no table of abnormalities ({error!r}); give a list of name, organ, regions, label, role"
+        ) from error
+    names = [row.name for row in rows]
+    bad = [row.name for row in rows if row.role not in ROLES or not row.regions]
+    if bad or len(set(names)) < len(names):
+        raise ValueError(f"{source}: {bad or names} must have regions, a role of {ROLES} and names that differ")
+    kept = [row for row in rows if row.role in roles]
+    if not kept:
+        raise ValueError(f"{source}: no abnormality has a role among {tuple(roles)}")
+    return kept
+
+
+class OrganLabels:
+    """Region texts from study labels, for data without reports: every region of an abnormality's organ gets its name.
+
+    Labels know no side: a kidney stone is said of both kidneys. A region is normal when all its labels are 0; one with
+    an unknown label and no positive one gets no text.
+
+    Args:
+        abnormalities: Table as `read_abnormalities` reads it.
+        normal: Template of the text of a normal region.
+        join: What stands between several findings of one region.
+    """
+
+    def __init__(
+        self,
+        abnormalities: str | Path | None = None,
+        normal: str = "no evident abnormality in {}",
+        join: str = ", ",
+    ) -> None:
+        self.table = read_abnormalities(abnormalities)
+        self.normal, self.join = normal, join
+
+    def region_texts(self, study: Study) -> dict[str, RegionText]:
+        """Region → text, for the regions that the table and the study have."""
+        found: dict[str, RegionText] = {}
+        for region in study.region_names.values():
+            values = {row.name: study.labels.get(row.label, math.nan) for row in self.table if region in row.regions}
+            positive = [name for name, value in values.items() if value == 1]
+            if positive:
+                found[region] = RegionText(self.join.join(positive), "abnormal")
+            elif values and all(value == 0 for value in values.values()):
+                found[region] = RegionText(self.normal.format(spoken(region)), "normal")
+        return found
+
+    def texts(self, studies: Sequence[Study], rng: np.random.Generator) -> list[str]:
+        """The region texts of each study in one, sentence by sentence; ``rng`` is not touched."""
+        return [_joined(self.region_texts(study)) for study in studies]
+
+
+def _joined(texts: Mapping[str, RegionText]) -> str:
+    sentences = dict.fromkeys(f"{text.text[0].upper()}{text.text[1:]}." for text in texts.values())
+    return " ".join(sentences) or "No label is known."

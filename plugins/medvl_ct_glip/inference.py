@@ -1,0 +1,183 @@
+"""One CT, with or without organ masks: a table of organs and abnormalities, and figures."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from scipy.special import expit
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from medvl_core.files import write_text
+from medvl_core.readers import FileSource
+from medvl_core.region_data import RegionDataset
+from medvl_core.region_texts import spoken
+from medvl_core.region_volumes import RegionVolumes
+from medvl_core.region_windows import ScanEmbedding
+from medvl_core.study import Study
+from medvl_ct_glip.abnormalities import Abnormality
+from medvl_ct_glip.figures import heat_map, overlay
+from medvl_ct_glip.mask_maker import MakeMasks, weights_folder
+from medvl_ct_glip.masks import with_regions
+from medvl_ct_glip.region_sets import region_set
+
+__all__ = ["OrganPrediction", "scan_study"]
+
+logger = logging.getLogger(__name__)
+
+
+def scan_study(
+    input: str | Path | None,
+    regions: Sequence[str],
+    folder: str | Path,
+    masks: str | Path | None = None,
+    mask_names: str | None = None,
+    mask_weights: str | Path | None = None,
+    mask_speed: Literal["full", "fast", "fastest"] = "fast",
+    device: Literal["cpu", "gpu"] = "cpu",
+) -> Study:
+    """A CT and its organ masks; masks that are not given are made by TotalSegmentator when its weights are here.
+
+    Args:
+        input: NIfTI or NRRD file, or the folder of a DICOM series.
+        regions: Structures the model knows.
+        folder: Receives masks that are made.
+        masks: A label map, or a folder with a file per organ, on the grid of the CT.
+        mask_names: What the labels of ``masks`` mean: see `RegionMask`.
+        mask_weights: Folder of TotalSegmentator's weights.
+        mask_speed: Its speed.
+        device: Where it runs.
+
+    Raises:
+        ValueError: If ``input`` is not given.
+        FileNotFoundError: If there is no such CT or mask; ``WeightsMissingError`` names what to fetch when masks are
+            not given and cannot be made.
+    """
+    if input is None:
+        raise ValueError("input is not given; --input takes a CT: .nii.gz, .nrrd or the folder of a DICOM series")
+    path = Path(input)
+    for given in (path, *([Path(masks)] if masks is not None else [])):
+        if not given.exists():
+            raise FileNotFoundError(f"{given}: there is no such file or folder")
+    name = path.name.removesuffix(".gz").removesuffix(".nii").removesuffix(".nrrd")
+    study = Study(study_id=name, subject_id=name, scan_id=name, images={"ct": FileSource(path, "volume")})
+    if masks is None:
+        found = weights_folder(mask_weights, mask_speed)
+        row = MakeMasks(Path(folder), found, mask_speed, device)(study)
+        masks, mask_names = Path(folder) / str(row["masks"]), "ts_v2_117"
+    return with_regions(study, masks, region_set(list(regions)), mask_names)
+
+
+class OrganPrediction:
+    r"""Probability of every abnormality in every visible organ: softmax over its text and the text of a normal organ.
+
+    Args:
+        scans: The trained model on whole scans.
+        volumes: Standardises the scan.
+        study: From `scan_study`.
+        embed_text: Texts → unit rows.
+        prompts: Abnormalities asked for, from `read_abnormalities`.
+        folder: Receives ``organs.csv``, ``organs.json``, ``overlay.png`` and ``similarity.png``.
+        abnormal: Templates with ``{abnormality}`` and perhaps ``{organ}``.
+        normal: Template with ``{organ}``.
+        logit_scale: Inverse temperature.
+        min_voxels: Smaller organs are reported as not visible.
+        device: Where the model runs.
+    """
+
+    def __init__(
+        self,
+        scans: ScanEmbedding,
+        volumes: RegionVolumes,
+        study: Study,
+        embed_text: Callable[[Sequence[str]], Tensor],
+        prompts: Sequence[Abnormality],
+        folder: str | Path,
+        abnormal: Sequence[str] = ("{abnormality}", "{abnormality} in {organ}"),
+        normal: str = "no evident abnormality in {organ}",
+        logit_scale: float = 1 / 0.07,
+        min_voxels: int = 50,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.scans, self.volumes, self.study, self.embed_text = scans, volumes, study, embed_text
+        self.prompts, self.folder, self.device = list(prompts), Path(folder), device
+        self.abnormal, self.normal, self.logit_scale = tuple(abnormal), normal, logit_scale
+        self.min_voxels = min_voxels
+
+    def run(self) -> list[dict[str, Any]]:
+        """Predict and write.
+
+        Returns:
+            One row per region and abnormality: organ, region, abnormality, voxels, probability (``None`` where the
+            region is not visible).
+        """
+        item = RegionDataset([self.study], self.volumes, min_voxels=self.min_voxels)[0]
+        keys = ("ct", "regions", "region_visible")
+        self.scans.to(self.device).eval()
+        output = self.scans({key: item[key][None].to(self.device) for key in keys})
+        rows = output.embeddings["ct_regions"][0].cpu()
+        voxels = np.bincount(item["regions"].numpy().reshape(-1), minlength=len(self.volumes.names) + 1)[1:]
+        table = [row for prompt in self.prompts for row in self._judge(prompt, rows, voxels)]
+        self._write(table)
+        self._draw(item, rows, table)
+        return table
+
+    def _judge(self, prompt: Abnormality, rows: Tensor, voxels: np.ndarray) -> list[dict[str, Any]]:
+        found = []
+        for region in (name for name in prompt.regions if name in self.volumes.names):
+            place = self.volumes.names.index(region)
+            texts = [template.format(abnormality=prompt.name, organ=prompt.organ) for template in self.abnormal]
+            embedded = self.embed_text([*texts, self.normal.format(organ=spoken(region))])
+            margin = float(rows[place] @ (normalize(embedded[:-1].mean(dim=0), dim=0) - embedded[-1]))
+            visible = bool(rows[place].abs().sum() > 0)
+            probability = round(float(expit(self.logit_scale * margin)), 6) if visible else None
+            found.append(
+                {"organ": prompt.organ, "region": region, "abnormality": prompt.name, "voxels": int(voxels[place]),
+                 "probability": probability}
+            )  # fmt: skip
+        return found
+
+    def _write(self, table: Sequence[dict[str, Any]]) -> None:
+        text = io.StringIO()
+        writer = csv.DictWriter(text, list(table[0]) if table else ["organ"], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(table)
+        write_text(self.folder / "organs.csv", text.getvalue())
+        content = {"study": self.study.study_id, "rows": list(table), "note": "research use only; not calibrated"}
+        write_text(self.folder / "organs.json", json.dumps(content, indent=1))
+        seen = sorted((row for row in table if row["probability"] is not None), key=lambda row: -row["probability"])
+        for row in seen[:5]:
+            logger.info("%s: %s %.2f", row["region"], row["abnormality"], row["probability"])
+        hidden = sorted({row["region"] for row in table if row["probability"] is None})
+        logger.info(
+            "%d rows → %s; not visible: %s", len(table), self.folder / "organs.csv", ", ".join(hidden) or "none"
+        )
+
+    def _draw(self, item: dict[str, Any], rows: Tensor, table: Sequence[dict[str, Any]]) -> None:
+        top: dict[int, float] = {}
+        for row in table:
+            label = self.volumes.names.index(row["region"]) + 1
+            if row["probability"] is not None:
+                top[label] = max(top.get(label, 0.0), row["probability"])
+        spacing = self.volumes.input.spacing_mm or (1.0, 1.0, 1.0)
+        labels = {label: spoken(self.volumes.names[label - 1]) for label in top}
+        title = f"{self.study.study_id}: highest probability of any abnormality asked for"
+        overlay(
+            self.folder / "overlay.png", item["ct"][0].numpy(), item["regions"].numpy(), spacing, top, labels, title
+        )
+        visible = rows.abs().sum(dim=1) > 0
+        names = [spoken(name) for name in self.volumes.names]
+        texts = self.embed_text([f"This is the {name} in the CT scans." for name in names])
+        shown = [name for name, there in zip(names, visible.tolist(), strict=True) if there]
+        if shown:
+            values = (rows[visible] @ texts.T).numpy()
+            title = f"{self.study.study_id}: organs and organ names"
+            heat_map(self.folder / "similarity.png", values, shown, names, title, ("organ in the scan", "text"))

@@ -1,0 +1,181 @@
+"""Whether the regions of a study can be what they say: found before training, with the study and the reason."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import find_objects
+
+from medvl_core.study import Study
+from medvl_ct_glip.masks import MaskError
+
+__all__ = ["CheckRegions", "RegionCheck", "check_regions"]
+
+Problem = Literal["", "empty", "small", "truncated"]
+
+_AIR_HU = -200.0  # below: neither soft tissue nor bone, whatever the disease or the noise
+_DENSE_HU = -150.0  # above: no air
+_MOST = {"soft": 0.02, "bone": 0.04, "air": 0.5}
+"""Most voxels of the wrong density. Right masks have up to 0.008, 0.021 and 0.052; a lung may be consolidated."""
+_WRONG = {"soft": f"below {_AIR_HU:g} HU", "bone": f"below {_AIR_HU:g} HU", "air": f"above {_DENSE_HU:g} HU"}
+_ORGANS = {"soft": "soft organs", "bone": "bones", "air": "lungs and trachea"}
+
+
+@dataclass(frozen=True, slots=True)
+class RegionCheck:
+    """One region of a scan.
+
+    Args:
+        voxels: Its voxels.
+        volume_ml: Their volume.
+        problem: ``"truncated"``: it reaches the border of the scan, so a text about it may describe what is not seen.
+            ``"small"``: whole, but below what an adult's organ has. ``"empty"``: no voxel. Else blank.
+    """
+
+    voxels: int
+    volume_ml: float
+    problem: Problem
+
+
+def check_regions(study: Study, required: Sequence[str] = ()) -> dict[str, RegionCheck]:
+    """Look at every region of a study.
+
+    Sides are told by pairs (kidneys, lungs, ribs ...): each right one must lie to the right of its left one. Whether
+    the mask belongs to this patient is told by densities: soft organs and bones hold no air, lungs are not solid.
+
+    Args:
+        study: With regions.
+        required: Regions that must be there, whole or not.
+
+    Returns:
+        Region → what was found, in the order of ``study.region_names``.
+
+    Raises:
+        MaskError: If the mask is no mask of this CT: another shape, left and right exchanged, labels without a name, of
+            another patient, nothing in it; or a required region is empty or implausibly small.
+        ValueError: If the CT or the mask cannot be read.
+    """
+    if study.regions is None or "ct" not in study.images:
+        raise MaskError(f"{study.study_id}: has no regions or no CT; give it masks")
+    where = f"{study.study_id}: {path}" if (path := getattr(study.regions, "path", "")) else study.study_id
+    regions, ct = study.regions.load(), study.images["ct"].load()
+    labels = regions.array
+    if labels.shape != ct.array.shape:
+        raise MaskError(f"{where}: mask of {labels.shape} voxels, CT of {ct.array.shape}; resample the mask to its CT")
+    if ct.affine is None:
+        raise MaskError(f"{where}: the CT has no affine; sides and volumes are unknown")
+    if unnamed := sorted(set(np.unique(labels).tolist()) - {0, *study.region_names}):
+        raise MaskError(f"{where}: labels {unnamed} have no name; the mask is of another region set")
+    across = int(np.abs(ct.affine[0, :3]).argmax())  # the axis from left to right
+    order = sorted(range(3), key=lambda axis: -labels.strides[axis])  # memory order: slabs are then contiguous
+    labels, hu, across = labels.transpose(order), ct.array.transpose(order), order.index(across)
+    counts, wrong, places = _densities(labels, hu, across, study.region_names)
+    if not counts[1:].any():
+        raise MaskError(f"{where}: the mask is empty; make it again or drop the study")
+    _check_sides(where, places * np.sign(ct.affine[0, order[across]]), study.region_names)
+    _check_densities(where, counts, wrong, study.region_names)
+    checks = _organs(labels, counts, study.region_names, abs(float(np.linalg.det(ct.affine[:3, :3]))) / 1000)
+    for name in required:
+        check = checks.get(name)
+        if check is None or check.problem in ("empty", "small"):
+            found = f"{check.volume_ml:.2g} ml" if check else "not among the regions"
+            raise MaskError(f"{where}: {name} is required but is {found}; make the mask again or drop the study")
+    return checks
+
+
+@dataclass(frozen=True)
+class CheckRegions:
+    """``check_regions`` as a function for ``medvl_core.scale.map_studies``: problems of every region as a record.
+
+    Args:
+        required: Regions that must be there.
+    """
+
+    required: tuple[str, ...] = ()
+
+    def __call__(self, study: Study) -> dict[str, Any]:
+        """Region → voxels, volume and problem.
+
+        Raises:
+            MaskError: As ``check_regions``.
+        """
+        return {name: asdict(check) for name, check in check_regions(study, self.required).items()}
+
+    def task(self) -> str:
+        """What the records depend on besides the study."""
+        return f"check regions 1 {self.required}"
+
+
+def _densities(
+    labels: NDArray[np.uint8], hu: NDArray[np.floating[Any]], across: int, names: Mapping[int, str]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+    """Per label (256 entries each): voxels, voxels of the wrong density, mean index along the axis ``across``."""
+    dense = np.array([_facts().get(names.get(label, ""), {}).get("tissue") == "air" for label in range(256)])
+    counts, wrong, sums = np.zeros(256, np.int64), np.zeros(256, np.int64), np.zeros(256)
+    index = np.arange(labels.shape[across]).reshape([-1 if axis == across else 1 for axis in range(3)])
+    for slab in range(len(labels)):
+        inside = np.flatnonzero(labels[slab])
+        label, value = labels[slab].ravel()[inside], hu[slab].ravel()[inside]
+        place = np.broadcast_to(index[slab] if across == 0 else index[0], labels.shape[1:]).ravel()[inside]
+        counts += np.bincount(label, minlength=256)
+        sums += np.bincount(label, place, minlength=256)
+        odd = np.where(dense[label], value > _DENSE_HU, value < _AIR_HU)
+        wrong += np.bincount(label[odd], minlength=256)
+    return counts, wrong, np.divide(sums, counts, out=np.full(256, np.nan), where=counts > 0)
+
+
+def _check_sides(where: str, places: NDArray[np.float64], names: Mapping[int, str]) -> None:
+    """Refuse a mask most of whose pairs have their right organ on the left; ``places`` grow to the right."""
+    place = {name: places[number] for number, name in names.items() if not np.isnan(places[number])}
+    pairs = [(name, name.replace("right", "left")) for name in place if "right" in name]
+    pairs = [(right, left) for right, left in pairs if left in place]
+    if not pairs and {"liver", "spleen"} <= set(place):
+        pairs = [("liver", "spleen")]
+    flipped = [right for right, left in pairs if place[right] < place[left]]
+    if len(flipped) > len(pairs) / 2:
+        raise MaskError(
+            f"{where}: {', '.join(flipped[:4])} lie on the left of their counterparts ({len(flipped)} of {len(pairs)} "
+            "pairs); the mask or the CT is flipped, write it again with the right affine"
+        )
+
+
+def _check_densities(where: str, counts: NDArray[np.int64], wrong: NDArray[np.int64], names: Mapping[int, str]) -> None:
+    for tissue, most in _MOST.items():
+        own = [label for label, name in names.items() if _facts().get(name, {}).get("tissue") == tissue]
+        voxels, bad = int(counts[own].sum()), int(wrong[own].sum())
+        if voxels and bad / voxels > most:
+            raise MaskError(
+                f"{where}: {bad / voxels:.0%} of the voxels of {_ORGANS[tissue]} are {_WRONG[tissue]}, "
+                f"at most {most:.0%} may be; the mask is of another patient or scan, or the CT is not in HU"
+            )
+
+
+def _organs(
+    labels: NDArray[np.uint8], counts: NDArray[np.int64], names: Mapping[int, str], voxel_ml: float
+) -> dict[str, RegionCheck]:
+    boxes = dict(enumerate(find_objects(labels, max_label=255), 1))
+    checks = {}
+    for label, name in names.items():
+        volume, problem, box = float(counts[label] * voxel_ml), "", boxes.get(label)
+        if box is None:
+            problem = "empty"
+        elif any(part.start == 0 or part.stop == size for part, size in zip(box, labels.shape, strict=True)):
+            problem = "truncated"
+        elif volume < float(_facts().get(name, {}).get("min_ml") or 0):
+            problem = "small"
+        checks[name] = RegionCheck(int(counts[label]), round(volume, 3), problem)  # type: ignore[arg-type]
+    return checks
+
+
+@lru_cache
+def _facts() -> dict[str, dict[str, str]]:
+    """Region → its tissue and the least volume of a whole one in an adult, ml."""
+    with (Path(__file__).parent / "region_sets" / "organ_facts.csv").open(encoding="utf-8", newline="") as file:
+        return {row["region"]: row for row in csv.DictReader(file)}
