@@ -9,20 +9,15 @@ import sys
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from medvl_core import __version__
+from medvl_core.cli_evaluation import AsJson, compare, leaks, report, terminal
 from medvl_core.errors import EXIT_DATA, EXIT_IO, ComponentLookupError, MedvlError, PluginWarning
 from medvl_core.manager import Component, PluginRecord, Registry, registry
 from medvl_core.specs import KINDS
-
-if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table
-
-    from medvl_core.run_comparison import PairedTest
 
 __all__ = ["app", "main"]
 
@@ -36,8 +31,6 @@ app = typer.Typer(
 bundle_app = typer.Typer(help="Bundles.", no_args_is_help=True)
 app.add_typer(bundle_app, name="bundle")
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-
 
 def main() -> None:
     """Entry point: medvl's own errors end with one line and their exit code; ``MEDVL_DEBUG=1`` shows the traceback."""
@@ -48,13 +41,6 @@ def main() -> None:
             raise
         sys.stderr.write(f"ERROR {error}\n")
         sys.exit(error.exit_code if isinstance(error, MedvlError) else EXIT_IO)
-
-
-def _console() -> Console:
-    from rich.console import Console
-
-    # a pipe has no width: do not fold what a program may read
-    return Console(width=None if sys.stdout.isatty() else 200, highlight=False)
 
 
 def _registry() -> Registry:
@@ -102,7 +88,7 @@ def _plugin_as_json(record: PluginRecord) -> dict[str, Any]:
 def _print_components(found: Registry) -> None:
     from rich.table import Table
 
-    console = _console()
+    console = terminal()
     table = Table("kind", "component", "summary", "from", box=None, pad_edge=False)
     for component in found.components():
         origin = f"{component.plugin.distribution} {component.plugin.version}"
@@ -116,7 +102,7 @@ def _print_components(found: Registry) -> None:
 @app.command()
 def show(name: Annotated[str, typer.Argument(help="Full name, or a short one while it is unambiguous.")]) -> None:
     """Show a component: its spec, its options with their defaults, and how to use it."""
-    console = _console()
+    console = terminal()
     for component in _named(name):
         spec = component.spec
         builder = f"medvl_core.build_{component.kind}"
@@ -179,7 +165,7 @@ def doctor(as_json: AsJson = False) -> None:
     if as_json:
         typer.echo(json.dumps(found, indent=2))
     else:
-        console = _console()
+        console = terminal()
         for section, lines in found.items():
             console.print(f"[bold]{section}[/bold]")
             for name, value in lines.items():
@@ -216,60 +202,9 @@ def check(
         raise typer.Exit(EXIT_DATA)
 
 
-@app.command()
-def report(
-    folder: Annotated[Path, typer.Argument(help="What an evaluation wrote, e.g. monai_bundles/x2ct/eval.")],
-    show_text: Annotated[
-        bool, typer.Option("--show-text", help="Show excerpts of reports, if the evaluation kept them.")
-    ] = False,
-    against: Annotated[Path | None, typer.Option(help="Folder of another run on the same studies.")] = None,
-) -> None:
-    """Make report.html again from the files of an evaluation."""
-    from medvl_core.report import write_report
-
-    typer.echo(f"made {write_report(folder, show_text, against)}")
-
-
-@app.command()
-def compare(
-    run_a: Annotated[Path, typer.Argument(help="Folder an evaluation wrote, e.g. a bundle's eval/.")],
-    run_b: Annotated[Path, typer.Argument(help="The folder of another run on the same studies.")],
-    task: Annotated[str | None, typer.Option(help="One table of predictions, e.g. zero_shot; default: all.")] = None,
-    level: Annotated[float, typer.Option(help="Confidence level.")] = 0.95,
-    n_resamples: Annotated[int, typer.Option(help="Bootstrap resamples, for the macro average.")] = 1000,
-    seed: Annotated[int, typer.Option(help="Of the resamples.")] = 0,
-    as_json: AsJson = False,
-) -> None:
-    """Compare two runs case by case: paired DeLong tests. Exit code 65 if their cases, labels or classes differ."""
-    from medvl_core.run_comparison import compare_runs
-
-    if not 0 < level < 1 or n_resamples < 1:
-        raise typer.BadParameter(f"level is {level} and n-resamples {n_resamples}; between 0 and 1, and at least 1")
-    tests = compare_runs(run_a, run_b, task, level, n_resamples, seed)
-    if as_json:
-        content = {"run_a": str(run_a), "run_b": str(run_b), "tasks": [test.as_dict() for test in tests.values()]}
-        typer.echo(json.dumps(content, indent=2, allow_nan=False))
-        return
-    console = _console()
-    for test in tests.values():
-        console.print(_paired_table(test))
-
-
-def _paired_table(test: PairedTest) -> Table:
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(caption=Text(test.caption()), caption_justify="left")
-    for column, name in enumerate(("class", "n+", "AUROC A", "AUROC B", "A - B", "interval", "z", "p", "p (Holm)")):
-        table.add_column(name, justify="right" if column else "left")
-    for row in test.rows:
-        name = row.name if row.kind == "class" else f"{row.name} average"
-        numbers = [f"{value:.3f}" for value in (row.auroc_a, row.auroc_b)]
-        numbers += [f"{row.difference:+.3f}", f"[{row.low:+.3f}, {row.high:+.3f}]", f"{row.z:.2f}"]
-        numbers += [f"{value:.2g}" for value in (row.p, row.p_holm)]
-        cells = [text.replace("[+nan, +nan]", "–").replace("+nan", "–").replace("nan", "–") for text in numbers]
-        table.add_row(Text(name), str(row.n_positive), *map(Text, cells))  # Text: brackets in names are no markup
-    return table
+app.command()(report)
+app.command()(compare)
+app.command()(leaks)
 
 
 @app.command()

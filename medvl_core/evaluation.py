@@ -19,12 +19,24 @@ from medvl_core.data import study_loader
 from medvl_core.engine.evaluating import PluginMetric, collect_outputs
 from medvl_core.engine.job import as_flag, prepare_batch
 from medvl_core.engine.tracking import track_evaluation
+from medvl_core.predictions import Predictions
 from medvl_core.report import VALIDATION, CaseCollector, write_case_files, write_provenance, write_report
 from medvl_core.study import Study
 
-__all__ = ["Evaluation"]
+__all__ = ["Evaluation", "predict"]
 
 logger = logging.getLogger(__name__)
+
+
+def predict(
+    network: nn.Module, dataloader: DataLoader[Any], evaluator: Any, device: torch.device | str = "cpu"
+) -> Predictions:
+    """Scores of the loader's studies by one evaluator with ``predictions``, without files and figures."""
+    evaluator.reset()
+    for batch in collect_outputs(network, dataloader, device):
+        evaluator.update(batch)
+    found: Predictions = evaluator.predictions()
+    return found
 
 
 class Evaluation:
@@ -32,6 +44,7 @@ class Evaluation:
 
     Args:
         networks: Row name → model, in the order of the table. The last one is judged; tables and figures are its own.
+            One with ``embed_text`` (a trained text tower) lends it to the evaluators that embed prompts.
         dataloader: Held-out studies, in order.
         evaluators: Evaluator plugins with ``intervals``, ``chance``, ``tables`` and ``figures``; ``None`` entries (a
             disabled config item) are left out. One with a loader as its ``train`` is first given each network's outputs
@@ -91,6 +104,7 @@ class Evaluation:
         rows: dict[str, dict[str, Estimate]] = {"chance": {}}
         validation: dict[str, Any] = {}
         for name, network in self.networks.items():
+            self._use_text_tower(network)
             self._teach(network)
             if name == list(self.networks)[-1]:
                 validation = self._validation_predictions(network)
@@ -108,6 +122,15 @@ class Evaluation:
         if distributed.rank() == 0:
             self._write(comparison, validation)
         return comparison
+
+    def _use_text_tower(self, network: nn.Module) -> None:
+        """A network with a text tower of its own is judged with that one; others with the evaluators' own."""
+        embed_text = getattr(network, "embed_text", None)
+        for evaluator in self.evaluators:
+            while hasattr(evaluator, "evaluator"):  # what a subgroup or external evaluator wraps, perhaps one another
+                evaluator = evaluator.evaluator
+            if embed_text is not None and hasattr(evaluator, "embed_text"):
+                evaluator.embed_text = embed_text
 
     def _validation_predictions(self, network: nn.Module) -> dict[str, Any]:
         """File stem → scores of the validation studies, of every evaluator that scores classes."""

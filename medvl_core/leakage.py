@@ -6,25 +6,28 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from medvl_core.build import build_dataset
 from medvl_core.errors import EXIT_DATA, MedvlError
 from medvl_core.study import Image, Report, Study
+from medvl_core.tables import need_columns, read_table
 
-__all__ = ["SAME_IMAGE", "Leak", "LeakageError", "find_leaks", "image_signature", "refuse_leaks"]
+__all__ = ["SAME_IMAGE", "Leak", "LeakageError", "find_leaks", "image_signature", "read_splits", "refuse_leaks"]
 
 SAME_IMAGE = 0.95
 """Images whose signatures correlate this much count as one. See `image_signature` for what that finds and what not."""
 
 _WAVES = 16
-_CHUNK = 2048
+_PAIRS_PER_CHUNK = 2**24
 
 
 class LeakageError(MedvlError):
-    """Two splits share what they must not share."""
+    """Two splits share what they must not share, or the table that states them is unusable."""
 
     exit_code: ClassVar[int] = EXIT_DATA
 
@@ -67,11 +70,10 @@ def find_leaks(
         The leaks by kind, in the order of the studies. Empty: none found.
 
     Raises:
-        ValueError: If there are fewer than two splits, one is empty, or a CT comes without affine.
+        ValueError: If there are fewer than two splits, one is empty, no study has a modality of ``images``,
+            ``similarity`` is not in (0, 1], or a CT comes without affine.
     """
-    if len(splits) < 2 or not all(len(studies) for studies in splits.values()):
-        sizes = {name: len(studies) for name, studies in splits.items()}
-        raise ValueError(f"leakage guard: splits are {sizes}; give two or more, none of them empty")
+    _check(splits, images, similarity)
     keys: dict[str, Callable[[Study], str | None]] = {
         "patient": lambda study: study.subject_id,
         "study": lambda study: study.study_id,
@@ -82,6 +84,18 @@ def find_leaks(
     for modality in images:
         leaks += _shared_images(splits, modality, similarity)
     return leaks
+
+
+def _check(splits: Mapping[str, Sequence[Study]], images: Sequence[str], similarity: float) -> None:
+    """A guard that compares nothing would pass everything."""
+    if len(splits) < 2 or not all(len(studies) for studies in splits.values()):
+        sizes = {name: len(studies) for name, studies in splits.items()}
+        raise ValueError(f"leakage guard: splits are {sizes}; give two or more, none of them empty")
+    if not 0 < similarity <= 1:
+        raise ValueError(f"leakage guard: similarity is {similarity}; give a correlation above 0 and at most 1")
+    have = sorted({modality for studies in splits.values() for study in studies for modality in study.images})
+    if isinstance(images, str) or not set(images) <= set(have):
+        raise ValueError(f"leakage guard: images is {images!r}; give a list of modalities that studies have: {have}")
 
 
 def refuse_leaks(
@@ -105,11 +119,49 @@ def refuse_leaks(
         leak, n = first[kind], sum(other.kind == kind for other in leaks)
         (a, b), (study_a, study_b) = leak.splits, leak.studies
         what = "" if kind == "report" else f" {leak.what}"  # the text of a report stays out of logs
-        parts.append(f"{n} {kind}{'s' * (n > 1)} (first:{what} in study {study_a} of {a} and study {study_b} of {b})")
+        many = {"study": "studies"}.get(kind, f"{kind}s")
+        parts.append(
+            f"{n} {many if n > 1 else kind} (first:{what} in study {study_a} of {a} and study {study_b} of {b})"
+        )
     raise LeakageError(
         f"splits {', '.join(splits)} share {'; '.join(parts)}. Put all studies of a patient into one split "
         "(medvl_core.splits.split_by_patient) and drop duplicates; shortest_report leaves short reports out"
     )
+
+
+def read_splits(
+    table: str | Path,
+    root: str | Path | None = None,
+    split_column: str = "split",
+    subject_column: str = "subject",
+    study_column: str = "study",
+) -> dict[str, list[Study]]:
+    """Studies of a table for the data set ``baseline/folder``, by the words in its split column, whatever these are.
+
+    The data set itself refuses a table whose splits share a patient, at the first one; `find_leaks` lists all.
+
+    Args:
+        table: CSV, parquet or Excel file.
+        root: Folder that image paths start from. ``None``: the table's own.
+        split_column: Column of splits.
+        subject_column: Column of patients.
+        study_column: Column of study ids.
+
+    Raises:
+        FileNotFoundError: If the table or an image is missing.
+        ValueError: If the table breaks a rule of the data set, or a split is blank. The message starts with the table.
+    """
+    rows = read_table(table)
+    need_columns(table, rows, [split_column])
+    if (blank := rows[split_column] == "").any():
+        raise ValueError(f"{table}, row {blank.idxmax()}: {split_column} is blank; name a split or remove the row")
+    columns = {"subject_column": subject_column, "study_column": study_column}
+    dataset = build_dataset("baseline/folder", table=table, root=root, shares=(1, 0, 0), **columns)
+    split_of = dict(zip(rows[study_column], rows[split_column], strict=True))
+    splits: dict[str, list[Study]] = {}
+    for study in dataset.studies("train"):
+        splits.setdefault(split_of[study.study_id], []).append(study)
+    return splits
 
 
 def image_signature(image: Image) -> NDArray[np.float32]:
@@ -202,8 +254,9 @@ def _shared_images(splits: Mapping[str, Sequence[Study]], modality: str, similar
     }
     leaks = []
     for a, b in combinations(members, 2):
-        for start in range(0, len(members[b]), _CHUNK):
-            likeness = np.abs(signatures[b][start : start + _CHUNK] @ signatures[a].T)
+        chunk = max(1, _PAIRS_PER_CHUNK // len(members[a]))
+        for start in range(0, len(members[b]), chunk):
+            likeness = np.abs(signatures[b][start : start + chunk] @ signatures[a].T)
             for i in np.flatnonzero((likeness >= similarity).any(axis=1)):
                 study = members[b][start + i]
                 alike = [j for j in np.flatnonzero(likeness[i] >= similarity) if not _listed(members[a][j], study)]

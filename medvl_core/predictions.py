@@ -90,8 +90,9 @@ def read_predictions(path: str | Path) -> Predictions:
 
     Raises:
         FileNotFoundError: If there is none.
-        ValueError: If a column is missing, a study lacks a class or has it twice, a label is none of 1, 0, blank, or a
-            score is not a number. The message starts with the file.
+        ValueError: If a column is missing, a study lacks a class, has it twice or has two subjects, a label is none of
+            1, 0, blank, a score is not a number, or a probability is outside [0, 1], or blank while others are not. The
+            message starts with the file.
     """
     import pandas as pd
 
@@ -118,14 +119,20 @@ def read_predictions(path: str | Path) -> Predictions:
     )
     order = np.argsort(place)
     labels, scores, probabilities = (numbers[name][order].reshape(shape) for name in numbers)
-    if not np.isin(labels[~np.isnan(labels)], (0, 1)).all():
-        raise ValueError(f"{path}: a label is none of 1, 0 and blank (unknown)")
-    if np.isnan(scores).any():
-        study, name = np.argwhere(np.isnan(scores))[0]
-        raise ValueError(f"{path}: study {studies[study]!r} has no score for {classes[name]!r}; every case needs one")
-    subjects = table["subject_id"].to_numpy()[order].reshape(shape)[:, 0]
-    given = None if np.isnan(probabilities).any() else probabilities
-    return Predictions(tuple(studies), tuple(subjects), tuple(classes), labels, scores, given)
+    subjects = table["subject_id"].to_numpy()[order].reshape(shape)
+    none = np.isnan(probabilities).all()
+    faults = {
+        "a label other than 1, 0 and blank (unknown)": ~(np.isnan(labels) | np.isin(labels, (0, 1))),
+        "no score": np.isnan(scores),
+        "no probability between 0 and 1": ~(none | ((probabilities >= 0) & (probabilities <= 1))),
+        "another subject than before": subjects != subjects[:, :1],
+    }
+    for fault, where in faults.items():
+        if where.any():
+            study, name = np.argwhere(where)[0]
+            raise ValueError(f"{path}: study {studies[study]!r} has {fault} for {classes[name]!r}; evaluate again")
+    given = None if none else probabilities
+    return Predictions(tuple(studies), tuple(subjects[:, 0]), tuple(classes), labels, scores, given)
 
 
 def _numbers(path: Path, column: pd.Series[str]) -> NDArray[np.float64]:

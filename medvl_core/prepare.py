@@ -7,7 +7,6 @@ import hashlib
 import io
 import json
 import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +16,7 @@ import numpy as np
 
 from medvl_core.data import ImageRows, rng_for
 from medvl_core.embedding import FrozenEmbedding
-from medvl_core.files import write_text
+from medvl_core.files import safe_name, write_text
 from medvl_core.protocols import TextSource
 from medvl_core.radiograph import SimulatedRadiograph
 from medvl_core.readers import FileSource
@@ -97,11 +96,7 @@ class PrepareStudy:
         return str(path.relative_to(self.folder))
 
     def _target(self, kind: str, study: Study, suffix: str) -> Path:
-        """A file name that every system takes, and that two ids never share."""
-        name = re.sub(r"[^\w.-]", "_", study.study_id)
-        if name != study.study_id:
-            name += "-" + hashlib.sha256(study.study_id.encode()).hexdigest()[:8]
-        path = self.folder / kind / (name + suffix)
+        path = self.folder / kind / (safe_name(study.study_id) + suffix)
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 

@@ -187,9 +187,9 @@ def _tasks(run: Path) -> list[str]:
         raise FileNotFoundError(f"{run}: holds no metrics.json; give the folder an evaluation wrote (a bundle's eval/)")
     try:
         tables = json.loads(path.read_text(encoding="utf-8")).get("tables", ())
-    except (ValueError, AttributeError) as error:
+        names = [name.removesuffix(_SUFFIX) for name in tables if name.endswith(_SUFFIX)]
+    except (ValueError, AttributeError, TypeError) as error:
         raise RunsDifferError(f"{path}: damaged ({error}); run the evaluation again") from error
-    names = [name.removesuffix(_SUFFIX) for name in tables if name.endswith(_SUFFIX)]
     return [name for name in names if not name.startswith(_VALIDATION)]
 
 

@@ -46,8 +46,10 @@ class GuardStep:
         for modality, rows in engine.state.output["pred"].embeddings.items():
             finite = torch.isfinite(rows).all(dim=1)
             if not finite.all():
-                ids = engine.state.batch["study_id"]
-                studies = ", ".join(ids[row] for row in (~finite).nonzero().flatten().tolist())
+                ids, bad = engine.state.batch["study_id"], (~finite).nonzero().flatten()
+                scan = engine.state.output["pred"].extras.get("scan")  # rows of regions name their scan
+                owners = (bad if scan is None else scan[bad]).tolist()
+                studies = ", ".join(dict.fromkeys(ids[row] for row in owners))
                 raise NonFiniteError(
                     f"{studies}: the {modality} embedding is not finite in step {engine.state.iteration}; "
                     "the step was not taken, look at the input of these studies"

@@ -38,12 +38,15 @@ def check_labels_and_scores(labels: ArrayLike, scores: ArrayLike) -> tuple[NDArr
         scores: Larger = more likely positive. Infinite scores are fine.
 
     Raises:
-        ValueError: If the shapes differ or are not ``N C``, a label is none of 1, 0, NaN, or a score is NaN; the
-            message names the column.
+        ValueError: If the shapes differ or are not ``N C``, a label is none of 1, 0, NaN, or a score is NaN (the
+            message names the column), or either holds no numbers.
     """
     labels, scores = np.asarray(labels), np.asarray(scores)
     if labels.ndim != 2 or labels.shape != scores.shape:
         raise ValueError(f"labels {labels.shape} and scores {scores.shape} must both be studies x classes")
+    for name, values in (("labels", labels), ("scores", scores)):
+        if values.dtype.kind not in "biuf":
+            raise ValueError(f"{name}: hold {values.dtype} values; give numbers")
     odd = ~((labels == 0) | (labels == 1) | np.isnan(labels))
     if odd.any():
         row, column = np.argwhere(odd)[0]

@@ -195,8 +195,15 @@ def recall_of_ranks(ranks: ArrayLike, ks: Sequence[int]) -> dict[int, float]:
 
 
 def median_rank(ranks: ArrayLike) -> float:
-    """Median of the ranks, 1 at best."""
-    return float(np.median(np.asarray(ranks)))
+    """Median of the ranks, 1 at best.
+
+    Raises:
+        ValueError: If there are no ranks.
+    """
+    ranks = np.asarray(ranks)
+    if ranks.size == 0:
+        raise ValueError("median of 0 ranks; needs a rank or more")
+    return float(np.median(ranks))
 
 
 def chance_recall(n_correct: ArrayLike, n_items: int, ks: Sequence[int]) -> dict[int, float]:
@@ -209,7 +216,12 @@ def chance_recall(n_correct: ArrayLike, n_items: int, ks: Sequence[int]) -> dict
 
     Returns:
         k → expected recall.
+
+    Raises:
+        ValueError: If a k is below 1, or a query has no correct item or more than the gallery.
     """
+    if any(k < 1 for k in ks):
+        raise ValueError(f"recall of a random order at {tuple(ks)}; every k is at least 1")
     reached = _chance_curve(n_correct, n_items)
     return {int(k): float(reached[min(int(k), n_items) - 1]) for k in ks}
 

@@ -16,6 +16,7 @@ from medvl_core.readers.with_itk import read_itk
 __all__ = ["is_dicom", "read_dicom_radiograph", "read_series", "series_files"]
 
 _RADIOGRAPHY = frozenset({"CR", "DX", "RG", "DR"})
+_SCANS = ("CT", "MR", "PT")
 _EXECUTABLE = (b"MZ", b"\x7fELF", b"\xcf\xfa\xed\xfe", b"\xce\xfa\xed\xfe")
 _IDENTITY = ("PatientID", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "Modality", "NumberOfFrames")
 _PIXELS = ("PhotometricInterpretation", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation")
@@ -56,8 +57,12 @@ def series_files(folder: Path) -> list[Path]:
     return kept
 
 
-def read_series(folder: Path, *, modality: str = "CT") -> tuple[np.ndarray, np.ndarray]:
+def read_series(folder: Path, *, modality: str | None = "CT") -> tuple[np.ndarray, np.ndarray]:
     """One series as a volume, ordered by position.
+
+    Args:
+        folder: Holds the files of the series.
+        modality: What it has to be; ``None``: CT, MR or PET.
 
     Returns:
         ``X Y Z`` after rescale, float32, and the RAS+ affine.
@@ -67,7 +72,7 @@ def read_series(folder: Path, *, modality: str = "CT") -> tuple[np.ndarray, np.n
     """
     slices = [(file, _parse(file)) for file in series_files(folder)]
     for file, header in slices:
-        _check_slice(file, header, modality)
+        _check_slice(file, header, _SCANS if modality is None else (modality,))
     _check_same(folder, [header for _, header in slices])
     first = slices[0][1]
     if len(slices) < 2:
@@ -89,8 +94,12 @@ def read_series(folder: Path, *, modality: str = "CT") -> tuple[np.ndarray, np.n
     return volume.transpose(2, 1, 0), affine
 
 
-def read_dicom_radiograph(path: Path) -> np.ndarray:
+def read_dicom_radiograph(path: Path, *, any_modality: bool = False) -> np.ndarray:
     """Pixels after modality LUT, VOI LUT or window, and inversion of MONOCHROME1: larger is more attenuation.
+
+    Args:
+        path: The file.
+        any_modality: Also take what is no radiograph, such as one slice of a CT or MR.
 
     Returns:
         ``H W``, float32.
@@ -102,7 +111,8 @@ def read_dicom_radiograph(path: Path) -> np.ndarray:
 
     header = _parse(path)
     modality, photometric = header.get("Modality", ""), header.get("PhotometricInterpretation", "")
-    if modality not in _RADIOGRAPHY or photometric not in ("MONOCHROME1", "MONOCHROME2"):
+    known = any_modality or modality in _RADIOGRAPHY
+    if not known or photometric not in ("MONOCHROME1", "MONOCHROME2"):
         raise ImageError(
             f"{path}: modality {modality!r}, {photometric!r}; a radiograph is CR, DX, RG or DR in MONOCHROME1 or 2"
         )
@@ -145,10 +155,11 @@ def _parse(path: Path) -> Dataset:
     return header
 
 
-def _check_slice(file: Path, header: Dataset, modality: str) -> None:
-    if header.get("Modality") != modality:
+def _check_slice(file: Path, header: Dataset, allowed: tuple[str, ...]) -> None:
+    modality = header.get("Modality")
+    if modality not in allowed:
         raise ImageError(
-            f"{file}: modality {header.get('Modality')!r} in a {modality} series; move objects of other kinds away"
+            f"{file}: modality {modality!r} in a {' or '.join(allowed)} series; move objects of other kinds away"
         )
     if int(header.get("NumberOfFrames", None) or 1) != 1:
         raise ImageError(

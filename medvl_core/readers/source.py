@@ -15,7 +15,7 @@ from medvl_core.study import Image
 
 __all__ = ["FileSource", "read_radiograph", "read_volume"]
 
-Content = Literal["ct", "mr", "labels"]
+Content = Literal["ct", "mr", "scan", "labels"]
 
 
 def read_volume(path: str | Path, *, content: Content = "ct") -> Image:
@@ -24,7 +24,8 @@ def read_volume(path: str | Path, *, content: Content = "ct") -> Image:
     Args:
         path: The file or folder.
         content: ``"ct"`` demands HU and sets values below -1024 HU, such as padding outside the scanner's circle, to
-            -1024. ``"mr"`` takes any finite values that are not all equal, ``"labels"`` whole numbers from 0 to 255.
+            -1024. ``"mr"`` takes any finite values that are not all equal, and so does ``"scan"``: CT, MR and PET in
+            their own units. ``"labels"`` takes whole numbers from 0 to 255.
 
     Returns:
         ``X Y Z`` float32 (labels: uint8) and the RAS+ affine.
@@ -38,7 +39,7 @@ def read_volume(path: str | Path, *, content: Content = "ct") -> Image:
     if path.is_dir():
         from medvl_core.readers.dicom import read_series
 
-        array, affine = read_series(path, modality="MR" if content == "mr" else "CT")
+        array, affine = read_series(path, modality={"mr": "MR", "scan": None}.get(content, "CT"))
     elif name.endswith((".nii", ".nii.gz")):
         from medvl_core.readers.nifti import read_nifti
 
@@ -53,18 +54,22 @@ def read_volume(path: str | Path, *, content: Content = "ct") -> Image:
         raise ImageError(f"{path}: shape {array.shape} is no volume; every axis needs at least 2 voxels")
     if content == "ct":
         array = check_ct(path, array)
-    elif content == "mr":
+    elif content in ("mr", "scan"):
         check_finite(path, array)
     else:
         array = _labels(path, array)
     return Image(array, affine)
 
 
-def read_radiograph(path: str | Path) -> Image:
+def read_radiograph(path: str | Path, *, any_modality: bool = False) -> Image:
     """Read a radiograph: PNG, JPEG, DICOM, or NIfTI with one slice.
 
     DICOM: modality and VOI LUT or window applied, MONOCHROME1 inverted. PNG and JPEG cannot state which end is
     attenuation: export them with bright bones.
+
+    Args:
+        path: The file.
+        any_modality: Take a DICOM slice of a CT or MR too.
 
     Returns:
         ``H W`` float32, row 0 at the top, larger is more attenuation; no affine.
@@ -90,7 +95,7 @@ def read_radiograph(path: str | Path) -> Image:
 
         if not is_dicom(path):
             raise ImageError(f"{path}: unknown radiograph format; give .png, .jpg, .nii, .nii.gz or a DICOM file")
-        array = read_dicom_radiograph(path)
+        array = read_dicom_radiograph(path, any_modality=any_modality)
     check_finite(path, array)
     return Image(array)
 
@@ -117,16 +122,17 @@ class FileSource:
 
     Args:
         path: File, or folder of a DICOM series.
-        kind: ``"volume"`` for CT in HU, ``"mr"``, ``"labels"`` for organ maps, ``"radiograph"``.
+        kind: ``"volume"`` for CT in HU, ``"mr"``, ``"scan"`` for a volume of any modality in its own units,
+            ``"labels"`` for organ maps; ``"radiograph"``, ``"picture"`` for a 2D image of any modality.
     """
 
     path: Path
-    kind: Literal["volume", "mr", "labels", "radiograph"]
+    kind: Literal["volume", "mr", "scan", "labels", "radiograph", "picture"]
 
     def load(self) -> Image:
         """Read and check it."""
-        if self.kind == "radiograph":
-            return read_radiograph(self.path)
+        if self.kind in ("radiograph", "picture"):
+            return read_radiograph(self.path, any_modality=self.kind == "picture")
         return read_volume(self.path, content="ct" if self.kind == "volume" else self.kind)
 
     def fingerprint(self) -> str:

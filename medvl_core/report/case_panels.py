@@ -16,7 +16,7 @@ from medvl_core.report.folder import EvaluationFolder
 from medvl_core.report.label_panels import points_of
 from medvl_core.report.panels import Panel, number
 
-__all__ = ["embedding_map", "failures", "gallery", "shown_studies"]
+__all__ = ["embedding_map", "failures", "gallery", "project_embeddings", "shown_studies"]
 
 _SHOWN = 5
 _FAILURES = 12
@@ -174,14 +174,15 @@ def embedding_map(folder: EvaluationFolder) -> Panel:
     modality = [name for name in cases.embeddings for _ in kept]
     directions = _directions(folder)
     main = directions[0][0] if directions else modality[0]
-    points, method = _project(rows)
+    points, method = project_embeddings(rows)
     figure = embedding_scatter(points, modality, cases.n_findings[kept], main, method)
     drawn = f"{len(kept)} of {n} studies, drawn at random. " if len(kept) < n else ""
     note = f"{drawn}Distances between groups on such a map carry no meaning; neighbours do."
     return Panel("map", title, {"figure": figure}, (note,))
 
 
-def _project(rows: NDArray[np.float32]) -> tuple[NDArray[np.float64], str]:
+def project_embeddings(rows: NDArray[np.float32]) -> tuple[NDArray[np.float64], str]:
+    """Rows ``N E`` on a plane by their cosines, ``N 2``, and the method: UMAP where it is installed, else t-SNE."""
     if importlib.util.find_spec("umap") is not None:
         import umap
 

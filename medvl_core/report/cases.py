@@ -78,7 +78,7 @@ class CaseCollector:
         labels = outputs.get("labels")
         self._findings += [0] * n if labels is None else (labels == 1).sum(1).tolist()
         for modality, rows in outputs["embeddings"].items():
-            if len(rows) == n:
+            if len(rows) == n and rows.ndim == 2:
                 self._embeddings.setdefault(modality, []).append(rows.numpy())
 
     def compute(self) -> dict[str, float]:

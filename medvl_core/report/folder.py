@@ -21,6 +21,8 @@ VALIDATION = "validation_"
 """Prefix of the predictions on the validation studies, from which operating points are chosen."""
 
 _PREDICTIONS = "_predictions"
+_NAMES = ("class", "decided", "group", "wording", "study_id", "subject_id")
+"""Columns of tables that are names, whatever they look like."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +60,7 @@ def read_folder(path: str | Path) -> EvaluationFolder:
     path = Path(path)
     if not (path / "metrics.json").is_file():
         raise FileNotFoundError(f"{path}: holds no metrics.json; give the folder of an evaluation (eval/)")
-    metrics = _read_json(path / "metrics.json")
+    metrics = _read_metrics(path / "metrics.json")
     stems = [name.removesuffix(".csv") for name in metrics.get("tables", ())]
     predictions = {stem: _predictions(path / f"{stem}.csv") for stem in stems if stem.endswith(_PREDICTIONS)}
     return EvaluationFolder(
@@ -79,6 +81,14 @@ def read_folder(path: str | Path) -> EvaluationFolder:
         cases=read_cases(path / CASES) if (path / CASES).is_file() else None,
         pictures=read_pictures(path / PICTURES),
     )
+
+
+def _read_metrics(path: Path) -> dict[str, Any]:
+    metrics = _read_json(path)
+    needed = {"context": dict, "rows": dict, "metrics": dict, "verdicts": dict, "candidate": str, "tables": list}
+    if lost := [name for name, kind in needed.items() if not isinstance(metrics.get(name), kind)]:
+        raise EvaluationFilesError(f"{path}: has no usable {', '.join(lost)}; run the evaluation again")
+    return metrics
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -102,6 +112,7 @@ def _table(path: Path) -> pd.DataFrame:
     import pandas as pd
 
     try:
-        return pd.read_csv(path, keep_default_na=False, na_values=[""])  # a class may be called None
+        # a class may be called None or 1
+        return pd.read_csv(path, keep_default_na=False, na_values=[""], dtype=dict.fromkeys(_NAMES, str))
     except ValueError as error:  # pandas' ParserError and EmptyDataError, and undecodable bytes
         raise EvaluationFilesError(f"{path}: not a CSV table ({error}); run the evaluation again") from error

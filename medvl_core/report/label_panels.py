@@ -29,6 +29,7 @@ __all__ = ["calibration", "curves", "label_tables", "points_of"]
 
 _PER_CLASS = "_per_class"
 _MOST_CURVES = 16
+_MOST_DRAWN = 80  # some 35 kB each
 _FEW = 10
 _AXES = (
     "Blue: true against false positive rate; orange: precision against recall, all from 0 to 1. Dashed: chance. "
@@ -149,9 +150,13 @@ def curves(folder: EvaluationFolder) -> Panel:
     drawn = _curves(folder)
     if not drawn:
         return Panel("curves", title, missing="no predictions of single cases with positives and negatives")
-    shown, rest = drawn[:_MOST_CURVES], drawn[_MOST_CURVES:]
-    content = {"figure": curve_grid(shown), "rest": curve_grid(rest) if rest else None, "n_rest": len(rest)}
+    shown, rest = drawn[:_MOST_CURVES], drawn[_MOST_CURVES:_MOST_DRAWN]
+    # the layout of one large grid takes time with the square of its panels
+    folded = [curve_grid(rest[i : i + _MOST_CURVES]) for i in range(0, len(rest), _MOST_CURVES)]
+    content = {"figure": curve_grid(shown), "rest": folded, "n_rest": len(rest)}
     few = f"The {len(shown)} findings with the most positives. " if rest else ""
+    if more := len(drawn[_MOST_DRAWN:]):
+        few += f"{more} rarer ones are in the table of findings alone. "
     return Panel("curves", title, content, (f"{few}{_AXES}",))
 
 
@@ -168,7 +173,8 @@ def _curves(folder: EvaluationFolder) -> list[Curves]:
         labels, row = told.labels[known, c], rows.get(told.classes[c])
         if 0 < labels.sum() < len(labels):
             texts = [
-                area(row[kind], row[f"{kind}_low"], row[f"{kind}_high"]) if row else "" for kind in ("auroc", "auprc")
+                area(row[kind], row[f"{kind}_low"], row[f"{kind}_high"]) if row and kind in row else ""
+                for kind in ("auroc", "auprc")
             ]
             found.append(Curves(str(told.classes[c]), labels, told.scores[known, c], *texts))
     return found

@@ -82,7 +82,7 @@ def images(subject: Subject) -> None:
     for modality, source in study.images.items():
         array = source.load().array
         shown = f"{study.study_id}: image {modality!r}"
-        dims = (2, 3) if modality == "cxr" else (3,)
+        dims = (2, 3) if modality in ("cxr", "image") else (3,)
         require(array.ndim in dims, subject, f"{shown} has shape {array.shape}")
         require(
             math.isfinite(float(array.min())) and math.isfinite(float(array.max())), subject, f"{shown} is not finite"

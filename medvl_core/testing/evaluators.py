@@ -2,9 +2,10 @@
 
 One set of outputs serves every task: all modalities agree (retrieval); images point at the prompts of their classes,
 ``"prompt_embeddings"`` maps ``"positive"`` and ``"negative"`` to ``C E`` (zero-shot); masks hold label k where the
-study has class k - 1 (segmentation); metadata has a ``"sex"``. What an instance says about itself changes them:
-``classes`` their number; ``exclusive = True`` gives every study exactly one class; ``wordings`` puts a level of names
-above the sides of ``"prompt_embeddings"``.
+study has class k - 1 (segmentation); an instance with ``regions`` also gets ``"ct_regions"`` ``B R E`` and the prompts
+``"regions"`` ``R E``, where region r has class r; metadata has a ``"sex"``. What an instance says about itself changes
+them: ``classes`` their number; ``exclusive = True`` gives every study exactly one class; ``wordings`` puts a level of
+names above the sides of ``"prompt_embeddings"``.
 """
 
 from __future__ import annotations
@@ -56,6 +57,11 @@ def _outputs(evaluator: Any, *, perfect: bool, labels: Tensor | None = None) -> 
     }
     ids = [f"{index:02d}" for index in range(_STUDIES)]
     prompts: dict[str, Any] = {"positive": axes, "negative": -axes}
+    if regions := getattr(evaluator, "regions", ()):
+        embeddings["ct_regions"] = _region_rows(
+            labels if hasattr(evaluator, "classes") else None, len(regions), perfect
+        )
+        prompts["regions"] = torch.eye(len(regions), axes.shape[1])
     if wordings := getattr(evaluator, "wordings", ()):
         prompts = dict.fromkeys(wordings, prompts)
     true = _masks(labels)
@@ -70,6 +76,15 @@ def _outputs(evaluator: Any, *, perfect: bool, labels: Tensor | None = None) -> 
         "scan_id": ids,
         "labels": labels,
     }
+
+
+def _region_rows(labels: Tensor | None, regions: int, perfect: bool) -> Tensor:
+    """``B R E``: region r points along axis r, away from it where the study lacks class r."""
+    if not perfect:
+        rows = torch.randn(_STUDIES, regions, _WIDTH, generator=torch.Generator().manual_seed(4))
+        return F.normalize(rows, dim=2)
+    signs = torch.ones(_STUDIES, regions) if labels is None else 2 * labels.nan_to_num(0) - 1
+    return signs[..., None] * torch.eye(regions, _WIDTH)
 
 
 def _masks(labels: Tensor) -> Tensor:

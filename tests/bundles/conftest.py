@@ -14,9 +14,9 @@ from tests.bundles import running
 class Trained:
     """A bundle trained in miniature in this process, and a way to run it further."""
 
-    def __init__(self, bundle):
+    def __init__(self, bundle, tiny=running.TINY):
         self.bundle = bundle
-        self.tiny = json.loads(running.TINY.read_text())
+        self.tiny = json.loads(tiny.read_text())
 
     def workflow(self, *configs, **overrides):
         files = [str(self.bundle / "configs" / name) for name in configs]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import mlflow
 
@@ -20,6 +22,17 @@ def copy_bundle(folder: Path, name: str = "x2ct") -> Path:
     ignored = shutil.ignore_patterns("models", "eval", "cache", "mlruns*")
     shutil.copytree(ROOT / "monai_bundles" / name, target, ignore=ignored)
     return target
+
+
+def script(name: str, bundle: Path = ROOT / "monai_bundles" / "x2ct") -> ModuleType:
+    """A bundle's script as a module."""
+    path = bundle / "scripts" / name
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def command(

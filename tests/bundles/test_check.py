@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from monai.bundle import verify_metadata
 
 from medvl_core.bundle_check import check_bundle
 
@@ -16,3 +17,10 @@ def test_there_are_bundles():
 @pytest.mark.parametrize("folder", BUNDLES, ids=lambda folder: folder.name)
 def test_bundle_has_no_problems(folder):
     assert [str(problem) for problem in check_bundle(folder)] == []
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+@pytest.mark.parametrize("folder", BUNDLES, ids=lambda folder: folder.name)
+def test_metadata_passes_monais_own_check(folder):
+    schema = Path(__file__).parents[2] / "medvl_core" / "schema" / "meta_schema_20240725.json"
+    verify_metadata(meta_file=str(folder / "configs" / "metadata.json"), filepath=str(schema))

@@ -3,12 +3,14 @@ from __future__ import annotations
 import csv
 import json
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
 from monai.bundle import verify_metadata
 from PIL import Image
 
+from medvl_baseline.phantom import PhantomCohort
 from medvl_core.bundle_check import check_bundle
 from medvl_core.manifest import read_manifest
 from tests.bundles import running
@@ -95,20 +97,49 @@ def test_given_teacher_weights_skip_the_first_stage(trained, tmp_path):
     }
 
 
-def test_inference_writes_a_probability_per_finding_and_lists_bad_files(trained, tmp_path):
+def test_inference_writes_findings_nearest_reports_and_figures_and_lists_bad_files(trained, tmp_path):
     rng = np.random.default_rng(0)
+    films, out = tmp_path / "films", tmp_path / "out"
+    films.mkdir()
     for name in ("a.png", "b.jpg"):
-        Image.fromarray(rng.integers(0, 255, (60, 50), dtype=np.uint8)).save(tmp_path / name)
-    (tmp_path / "broken.png").write_bytes(b"not a picture")
-    trained.run("inference.json", input=str(tmp_path), report_encoder=_inference_report(trained))
-    with (trained.bundle / "eval" / "findings.csv").open() as file:
+        Image.fromarray(rng.integers(0, 255, (60, 50), dtype=np.uint8)).save(films / name)
+    (films / "broken.png").write_bytes(b"not a picture")
+    studies = trained.workflow("train.json").parser.get_parsed_content("studies")["train"][:5]
+    table = tmp_path / "studies.csv"
+    with table.open("w", newline="") as file:
+        rows = [[study.study_id, study.report.findings, study.report.impression] for study in studies]
+        csv.writer(file).writerows([["study", "findings", "impression"], *rows])
+    kept = {path: path.read_bytes() for path in (trained.bundle / "cache").rglob("*.safetensors")}
+    report = _inference_report(trained)
+    trained.run("inference.json", input=str(films), reports=str(table), report_encoder=report, output_dir=str(out))
+    with (out / "findings.csv").open() as file:
         header, *rows = list(csv.reader(file))
     assert [row[0] for row in rows] == ["a.png", "b.jpg"]
     assert header[1:] == read_manifest(trained.bundle / "models" / "manifest.json")["labels"]
     values = np.array([row[1:] for row in rows], dtype=float)
     assert np.all((values > 0) & (values < 1))
-    content = json.loads((trained.bundle / "eval" / "findings.json").read_text())
+    content = json.loads((out / "findings.json").read_text())
     assert "broken.png" in content["refused"]["broken.png"]
+    assert set(content["prompts"]) == {"positive", "negative"}
+    for near in content["nearest_reports"].values():
+        assert len(near) == 3
+        assert {entry["study"] for entry in near} <= {study.study_id for study in studies}
+    assert {path: path.read_bytes() for path in (trained.bundle / "cache").rglob("*.safetensors")} == kept  # training's
+    assert {path.name for path in (out / "figures").iterdir()} == {"a.png.png", "b.jpg.png"}
+
+
+@pytest.mark.parametrize("mode", ["mean_hu", "cone_beam"])
+def test_inference_simulates_the_radiograph_of_a_ct(trained, tmp_path, mode):
+    image = PhantomCohort(12, (32, 32, 32)).studies("test")[0].images["ct"].load()
+    nib.save(nib.Nifti1Image(image.array.astype(np.int16), image.affine), tmp_path / "scan.nii.gz")
+    trained.run(
+        "inference.json",
+        ct=str(tmp_path / "scan.nii.gz"),
+        radiograph={"mode": mode},
+        report_encoder=_inference_report(trained),
+        output_dir=str(tmp_path),
+    )
+    assert list(json.loads((tmp_path / "findings.json").read_text())["probabilities"]) == ["scan.nii.gz"]
 
 
 def test_inference_without_a_usable_file_is_one_line(trained, tmp_path):

@@ -1,0 +1,248 @@
+from __future__ import annotations
+
+import csv
+import json
+import re
+import shutil
+import signal
+import sys
+
+import nibabel as nib
+import pytest
+import torch
+from monai.bundle import ConfigParser, ConfigWorkflow, verify_metadata
+
+from medvl_baseline.phantom import ORGANS, PhantomCohort
+from medvl_core.bundle import explain
+from medvl_core.bundle_check import check_bundle
+from medvl_core.manifest import read_manifest
+from tests.bundles import running
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning", "ignore::UserWarning"),
+    pytest.mark.usefixtures("_process_as_before"),
+]
+FOLDER = running.ROOT / "monai_bundles" / "ct_glip"
+TINY = json.loads((running.ROOT / "tests" / "data" / "tiny_ct_glip.json").read_text())
+
+
+def workflow(bundle, *configs, **overrides):
+    known = json.loads((bundle / "configs" / configs[0]).read_text())
+    tiny = {key: value for key, value in TINY.items() if key.split("::")[0] in known}
+    if configs[0] == "inference.json":
+        tiny["network_def::hidden"] = 16
+    return ConfigWorkflow(
+        config_file=[str(bundle / "configs" / name) for name in configs],
+        meta_file=str(bundle / "configs" / "metadata.json"),
+        logging_file=False,
+        workflow_type="inference" if configs[0] == "inference.json" else "train",
+        bundle_root=str(bundle),
+        **{**tiny, **overrides},
+    )
+
+
+def run(bundle, *configs, **overrides):
+    made = workflow(bundle, *configs, **overrides)
+    made.initialize()
+    made.run()
+    made.finalize()
+    return made
+
+
+def rows(bundle):
+    return json.loads((bundle / "eval" / "metrics.json").read_text())["rows"]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    bundle = running.copy_bundle(tmp_path_factory.mktemp("trained"), "ct_glip")
+    run(bundle, "train.json")
+    sys.excepthook = sys.__excepthook__
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    return bundle
+
+
+@pytest.fixture
+def again(trained, tmp_path):
+    """The trained bundle in a folder of its own."""
+    shutil.copytree(trained, tmp_path / "ct_glip")
+    return tmp_path / "ct_glip"
+
+
+def test_bundle_has_no_problem():
+    assert check_bundle(FOLDER) == []
+
+
+def test_metadata_passes_monais_own_check():
+    schema = running.ROOT / "medvl_core" / "schema" / "meta_schema_20240725.json"
+    verify_metadata(meta_file=str(FOLDER / "configs" / "metadata.json"), filepath=str(schema))
+
+
+def test_training_leaves_both_stages_tables_and_figures(trained):
+    models = {path.name for path in (trained / "models").iterdir()}
+    assert {"segmentation.pt", "model.pt", "manifest.json", "word_weights.tsv"} <= models
+    files = {path.name for path in (trained / "eval").iterdir()}
+    assert {"report.html", "organ_per_organ.csv", "organ_similarity.png", "abnormality_per_class.csv"} <= files
+    assert {"chance", "untrained", "trained"} == set(rows(trained))
+    manifest = read_manifest(trained / "models" / "manifest.json")
+    assert manifest["components"]["encoder"] == "ct_glip/nnunet"
+    assert "spleen" in manifest["regions"]
+
+
+def test_workflow_has_every_property_monai_asks_for(again):
+    made = workflow(again, "train.json", resume=True)
+    made.initialize()
+    assert made.check_properties() == []
+
+
+def test_evaluation_alone_gives_the_numbers_of_the_training_run(again):
+    before = rows(again)
+    (again / "eval" / "metrics.json").unlink()
+    run(again, "train.json", "evaluate.json")
+    assert rows(again) == before
+
+
+@pytest.mark.parametrize("overlay", ["vanilla.json", "diagnosis_only.json", "no_dictionary.json"])
+def test_rows_of_the_ablation_train(again, overlay):
+    first = str(again / "models" / "segmentation.pt")
+    made = run(again, "train.json", overlay, segmentation_weights=first, epochs=1)
+    loss = made.parser.get_parsed_content("loss")
+    names = {"vanilla.json": {"global", "segmentation"}}.get(overlay, {"anatomy", "diagnosis", "segmentation"})
+    assert set(loss.weights) == names
+    size = len(made.parser.get_parsed_content("texts").words)
+    assert (size > 0) == (overlay == "vanilla.json")
+    assert loss.weights.get("anatomy", 0.5) == (0.0 if overlay == "diagnosis_only.json" else 0.5)
+
+
+def test_segmentation_alone_stops_after_the_first_stage(tmp_path):
+    bundle = running.copy_bundle(tmp_path, "ct_glip")
+    run(bundle, "train.json", "pretrain_segmentation.json")
+    models = {path.name for path in (bundle / "models").iterdir()}
+    assert "segmentation.pt" in models
+    assert "model.pt" not in models
+
+
+@pytest.fixture(scope="module")
+def scan(tmp_path_factory):
+    """A phantom CT and its label map as files."""
+    folder = tmp_path_factory.mktemp("scan")
+    study = PhantomCohort(12, (32, 32, 32)).studies("test")[0]
+    for name, source in (("ct", study.images["ct"]), ("labels", study.regions)):
+        image = source.load()
+        nib.save(nib.Nifti1Image(image.array, image.affine), folder / f"{name}.nii.gz")
+    (folder / "names.json").write_text(json.dumps({str(label): name for label, name in ORGANS.items()}))
+    return folder
+
+
+def test_inference_writes_a_table_and_figures(again, scan):
+    options = {"masks": str(scan / "labels.nii.gz"), "mask_names": str(scan / "names.json")}
+    run(again, "inference.json", input=str(scan / "ct.nii.gz"), **options)
+    with (again / "eval" / "organs.csv").open() as file:
+        table = list(csv.DictReader(file))
+    assert {row["abnormality"] for row in table} >= {"fatty liver", "kidney stone", "gallstone"}
+    seen = [float(row["probability"]) for row in table if row["probability"]]
+    assert seen
+    assert all(0 < value < 1 for value in seen)
+    for row in table:
+        assert bool(row["probability"]) == (int(row["voxels"]) >= 3)
+    assert {"overlay.png", "similarity.png"} <= {path.name for path in (again / "eval").iterdir()}
+
+
+def test_a_prompt_file_decides_what_is_asked(again, scan, tmp_path):
+    rows_ = [{"name": "mass", "organ": "liver", "regions": ["liver"], "label": "", "role": "ours"}]
+    (tmp_path / "ask.json").write_text(json.dumps(rows_))
+    options = {"masks": str(scan / "labels.nii.gz"), "mask_names": str(scan / "names.json")}
+    run(again, "inference.json", input=str(scan / "ct.nii.gz"), prompt_file=str(tmp_path / "ask.json"), **options)
+    with (again / "eval" / "organs.csv").open() as file:
+        assert [(row["region"], row["abnormality"]) for row in csv.DictReader(file)] == [("liver", "mass")]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({}, "input is not given; --input takes a CT"),
+        ({"input": "absent.nii.gz"}, "absent.nii.gz: there is no such file or folder"),
+        ({"input": "CT", "mask_weights": "nowhere"}, "no weights of TotalSegmentator .* fetch them"),
+    ],
+)
+def test_inference_refuses_plainly(again, scan, overrides, message):
+    given = {key: str(scan / "ct.nii.gz") if value == "CT" else value for key, value in overrides.items()}
+    with pytest.raises(RuntimeError, match="Failed to") as caught:
+        run(again, "inference.json", **given)
+    assert re.search(message, explain(caught.value))
+
+
+def test_inference_without_a_trained_model_says_so(tmp_path, scan):
+    bundle = running.copy_bundle(tmp_path, "ct_glip")
+    with pytest.raises(RuntimeError, match="Failed to") as caught:
+        run(bundle, "inference.json", input=str(scan / "ct.nii.gz"))
+    assert "no manifest; train the bundle first" in explain(caught.value)
+
+
+def test_paper_builds_every_network_at_full_size_without_memory(tmp_path):
+    made = ConfigParser()
+    made.read_config([str(FOLDER / "configs" / name) for name in ("train.json", "paper.json")])
+    made["bundle_root"] = str(tmp_path)
+    with torch.device("meta"):
+        encoder = made.get_parsed_content("encoder")
+        assert encoder.num_classes == 105
+        assert encoder.embed_dim == 32
+        out = encoder(torch.zeros(1, 1, *encoder.input.size))
+    assert out.features.shape == (1, 32, 160, 160, 64)
+    assert encoder.input.spacing_mm == (1.0, 1.0, 3.0)
+    parameters = sum(p.numel() for p in encoder.parameters())
+    assert 25e6 < parameters < 40e6
+
+
+@pytest.fixture(scope="module")
+def own_data(tmp_path_factory):
+    """Phantom scans, label maps and reports as a table and NIfTI files."""
+    folder = tmp_path_factory.mktemp("own")
+    (folder / "masks").mkdir()
+    cohort = PhantomCohort(10, (32, 32, 32), follow_up=0.0, second_reconstruction=0.0)
+    lines = []
+    for split in ("train", "validation", "test"):
+        for study in cohort.studies(split):
+            for name, source in (
+                (f"{study.study_id}.nii.gz", study.images["ct"]),
+                (f"masks/{study.study_id}.nii.gz", study.regions),
+            ):
+                image = source.load()
+                nib.save(nib.Nifti1Image(image.array, image.affine), folder / name)
+            report = {"findings": study.report.findings, "impression": study.report.impression}
+            row = {
+                "study": study.study_id,
+                "subject": study.subject_id,
+                "ct": f"{study.study_id}.nii.gz",
+                "split": split,
+            }
+            lines.append(row | report)
+    with (folder / "table.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(lines[0]))
+        writer.writeheader()
+        writer.writerows(lines)
+    (folder / "names.json").write_text(json.dumps({str(label): name for label, name in ORGANS.items()}))
+    return folder
+
+
+def test_published_setting_trains_in_miniature_on_files(own_data, tmp_path):
+    bundle = running.copy_bundle(tmp_path, "ct_glip")
+    dataset = {
+        "_target_": "medvl_core.build_dataset",
+        "name": "baseline/folder",
+        "table": str(own_data / "table.csv"),
+        "split_column": "split",
+    }
+    options = {
+        "text_encoder::name": "baseline/word_vectors",
+        "text_pooling::name": "baseline/mean",
+        "masks_dir": str(own_data / "masks"),
+        "mask_names": str(own_data / "names.json"),
+        "num_workers": 0,
+        "epochs": 1,
+    }
+    run(bundle, "train.json", "paper.json", dataset=dataset, **options)
+    assert rows(bundle)["trained"].keys() == {"organ/top_1", "organ/top_1_macro"}
+    assert len(read_manifest(bundle / "models" / "manifest.json")["regions"]) == 104
