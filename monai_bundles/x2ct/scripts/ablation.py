@@ -27,8 +27,8 @@ examples, from the folder monai_bundles:
   python x2ct/scripts/ablation.py --out runs/ablation --seeds 1024 --config_file x2ct/configs/train.json \\
       x2ct/configs/paper.json x2ct/configs/protocol.json --dataset_dir /data/CT-RATE
 
-what --out gets: seed0/both/models, seed0/both/eval, ...; a run that is there is kept, so the same command goes on after a
-kill. Standardised images and embeddings of all runs are kept in the bundle's cache/, where other runs find them too.
+what --out gets: seed0/both/models, seed0/both/eval, ...; a run that is there is kept, so the same command goes on after
+a kill. Standardised images and embeddings of all runs are kept in the bundle's cache/, where other runs find them too.
 """
 
 

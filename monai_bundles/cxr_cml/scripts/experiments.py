@@ -1,0 +1,94 @@
+"""Cross-validate the settings of the metric loss beside CLIP on captions alone, one after the other.
+
+A setting that is there already is kept, so the same command goes on after a kill. scripts/tables.py prints the results.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import logging
+import sys
+from pathlib import Path
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+SETTINGS: dict[str, dict[str, object]] = {
+    "clip": {"metric_weight": 0},
+    "nu2": {"nu": 2},
+    "nu4": {},
+    "nu6": {"nu": 6},
+    "nu_inf": {"nu": "inf"},
+    "bank_256": {"bank_size": 256},
+    "bank_2048": {"bank_size": 2048},
+    "clusters_40": {"n_clusters": 40},
+    "pca_32": {"losses::metric::pca_dim": 32},
+    "tied": {"losses::metric::covariance": "tied"},
+    "full_pca_16": {"losses::metric::covariance": "full", "losses::metric::pca_dim": 16},
+    "semi_hard": {"losses::metric::mining": "semi_hard"},
+    "batch_hard": {"losses::metric::mining": "batch_hard"},
+    "weight_0.1": {"metric_weight": 0.1},
+    "weight_3": {"metric_weight": 3},
+    "regularisation_1e-4": {"losses::metric::regularisation": 1e-4},
+    "regularisation_1e-2": {"losses::metric::regularisation": 1e-2},
+}
+"""Name → what differs from the configs: the first five are the paper's table, the others each change one thing."""
+EXAMPLES = """
+examples, from the folder monai_bundles:
+  # the paper's five settings on the NIH radiographs, 5 folds of patients
+  python cxr_cml/scripts/experiments.py --out runs/nih --configs nih.json --set dataset_dir=/data/nih \\
+      --settings clip nu2 nu4 nu6 nu_inf
+
+  # with and without the metric loss on phantoms, three seeds
+  python cxr_cml/scripts/experiments.py --out runs/phantoms --settings clip nu4 --seeds 0 1 2
+"""
+
+
+def main() -> int:
+    options = _arguments().parse_args()
+    files = [str(CONFIGS / name) for name in ("train.json", *options.configs, "cross_validate.json")]
+    given = {key: _value(text) for key, _, text in (pair.partition("=") for pair in options.set)}
+    for seed in options.seeds:
+        for name in options.settings:
+            folder = options.out.resolve() / f"seed{seed}" / name
+            if not (folder / "cross_validation" / "metrics.json").is_file():
+                sys.stderr.write(f"{folder}\n")
+                _run(files, folder, options.out.resolve() / "cache", {"seed": seed, **given, **SETTINGS[name]})
+    return 0
+
+
+def _run(files: list[str], folder: Path, cache: Path, settings: dict[str, object]) -> None:
+    from monai.bundle import ConfigWorkflow
+
+    places = {"bundle_root": folder, "ckpt_dir": folder / "models", "output_dir": folder, "cache_dir": cache}
+    made = {key: str(value) for key, value in places.items()} | {"track": False} | settings
+    workflow = ConfigWorkflow(files, str(CONFIGS / "metadata.json"), False, **made)
+    workflow.initialize()
+    workflow.run()
+    workflow.finalize()
+
+
+def _value(text: str) -> object:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def _arguments() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--out", type=Path, required=True, metavar="FOLDER", help="gets seed<s>/<setting>/cross_validation")
+    add("--settings", nargs="+", choices=list(SETTINGS), default=list(SETTINGS), metavar="NAME", help="default: all")
+    add("--seeds", type=int, nargs="+", default=[0], help="default: 0")
+    add("--configs", nargs="*", default=[], metavar="NAME", help="files of configs/ between train and cross_validate")
+    add("--set", nargs="*", default=[], metavar="KEY=VALUE", help="further overrides of the configs")
+    return parser
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    for noisy in ("ignite", "matplotlib"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    sys.exit(main())
