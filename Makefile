@@ -37,7 +37,7 @@ check: $(STAMP) ## lint, types, bundles
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/medvl bundle check monai_bundles/x2ct
+	for bundle in monai_bundles/*/; do $(BIN)/medvl bundle check $$bundle || exit 1; done
 
 bench: $(STAMP) ## benchmarks, each against its peer in the same run
 	for file in benchmarks/bench_*.py; do PATH="$(BIN):$$PATH" python $$file || exit 1; done

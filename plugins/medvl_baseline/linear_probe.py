@@ -270,7 +270,8 @@ class LinearProbe:
             values = self._fold_values(fraction)
             low, high = self._bounds(fraction, n_resamples, seed, level)
             part = pd.DataFrame({"fraction": fraction, "metric": _NAMES, "mean": mean_defined(values)})
-            part["sd"] = [np.std(column[~np.isnan(column)], ddof=1) for column in values.T]
+            known = [column[~np.isnan(column)] for column in values.T]
+            part["sd"] = [np.std(column, ddof=1) if len(column) > 1 else np.nan for column in known]
             part["low"], part["high"] = low, high
             part["chance"] = [chance[self._name(fraction, name)] for name in _NAMES]
             parts.append(part)

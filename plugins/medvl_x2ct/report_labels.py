@@ -6,6 +6,8 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 
+from medvl_core.report_rules import load_cues, sentences
+
 __all__ = ["Labeler", "RuleLabeler", "named_labeler", "sections"]
 
 Labeler = Callable[[str, Sequence[str]], Mapping[str, float]]
@@ -14,42 +16,11 @@ Labeler = Callable[[str, Sequence[str]], Mapping[str, float]]
 _HEADING = re.compile(r"^[ \t]*([A-Z][A-Z ()/,&-]{2,60}?)[ \t]*:", re.MULTILINE)
 _SECTIONS = {"FINDINGS": "findings", "IMPRESSION": "impression", "IMPRESSIONS": "impression"}
 
-# A clause ends where a finding after it is no longer meant by what stood before.
-_CLAUSE = re.compile(
-    r"(?<=[.!?])\s+|[;:]\s*|\b(?:but|however|although|though|except|apart from|aside from)\b", re.IGNORECASE
-)
-_NO_NEGATION = re.compile(
-    r"\b(?:no|not|without)\s+(?:\w+ly\s+)?(?:significant\s+|appreciable\s+|interval\s+|definite\s+)*"
-    r"(?:change|increase|decrease|progression|difference|changed|only)\b(?:\s+(?:in|of|from))?",
-    re.IGNORECASE,
-)
-_NEGATED_BEFORE = re.compile(
-    r"\b(?:no(?: \w+){0,3} (?:suggest\w*|concern\w* for|suspici\w* (?:for|of))|no|not|nor|neither|without|absence of|"
-    r"absent|negative for|free of|resolved|resolution of|ruled out)\b",
-    re.IGNORECASE,
-)
-_NEGATED_AFTER = re.compile(
-    r"^(?:\s+\S+){0,4}?\s+(?:(?:is|are|was|were|has|have)\s+)?(?:been\s+)?(?:absent|resolved|ruled out|"
-    r"not\s+(?:seen|identified|present|evident|visualized|detected|demonstrated|appreciated))\b",
-    re.IGNORECASE,
-)
-_UNCERTAIN_BEFORE = re.compile(
-    r"\b(?:possibl[ey]|probabl[ey]|may|might|could|suspected|suspicious for|suspicion of|question of|questionable|"
-    r"equivocal|suggest\w*|concern\w* for|difficult to exclude|(?:can ?not|can't|not) (?:exclude\w*|rule out))\b",
-    re.IGNORECASE,
-)
-_UNCERTAIN_AFTER = re.compile(
-    r"^(?:\s+\S+){0,4}?\s+(?:(?:is|are)\s+(?:possible|suspected|questionable)|"
-    r"(?:can ?not|can't|could not|not)\s+be\s+(?:excluded|ruled out)|not excluded|vs\.?|versus)",
-    re.IGNORECASE,
-)
-
 
 class RuleLabeler:
     """One verdict per label over all its mentions: present beats uncertain, uncertain beats absent or not mentioned.
 
-    A mention is negated or uncertain by the nearest cue before it in its clause, or by one close behind it. Known
-    limits: "no effusion and mild emphysema" negates both, and history ("prior") counts as present.
+    Whether a mention is negated or uncertain is decided by ``medvl_core.report_rules``; history counts as absent.
 
     Args:
         patterns: Label → regular expressions of its mentions, for running text in any case.
@@ -66,11 +37,13 @@ class RuleLabeler:
         Raises:
             KeyError: If a name has no pattern.
         """
-        text = _NO_NEGATION.sub(" ", re.sub(r"\s+", " ", text))
-        clauses = [clause for clause in _CLAUSE.split(text) if clause]
+        text = re.sub(r"\s+", " ", text)
+        cues, parts = load_cues(), [text[start:end] for start, end in sentences(text)]
         labels = {}
         for name in names:
-            found = {_verdict(clause, m) for clause in clauses for m in self._patterns[name].finditer(clause)}
+            found = {
+                cues.verdict(part, *m.span()).status for part in parts for m in self._patterns[name].finditer(part)
+            }
             labels[name] = 1.0 if "present" in found else float("nan") if "uncertain" in found else 0.0
         return labels
 
@@ -104,17 +77,3 @@ def sections(text: str) -> dict[str, str]:
             clean = re.sub(r"\s+", " ", body.replace("_", " ")).strip()
             found[section] = f"{found[section]} {clean}".strip()
     return found
-
-
-def _verdict(clause: str, mention: re.Match[str]) -> str:
-    before, after = clause[: mention.end()], clause[mention.end() :]
-    if _UNCERTAIN_AFTER.search(after):
-        return "uncertain"
-    if _NEGATED_AFTER.search(after):
-        return "absent"
-    nearest = {
-        verdict: max((m.end() for m in cue.finditer(before)), default=-1)
-        for verdict, cue in (("absent", _NEGATED_BEFORE), ("uncertain", _UNCERTAIN_BEFORE))
-    }
-    verdict = max(nearest, key=nearest.__getitem__)
-    return verdict if nearest[verdict] >= 0 else "present"

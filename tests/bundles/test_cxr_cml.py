@@ -90,13 +90,6 @@ def test_run_cut_in_two_ends_with_the_weights_of_an_uncut_one(trained, tmp_path,
         torch.testing.assert_close(states[0][part], states[1][part], rtol=0, atol=0)
 
 
-def test_without_the_metric_loss_training_differs(trained, tmp_path):
-    again = Trained(running.copy_bundle(tmp_path, "cxr_cml"), TINY)
-    again.run("train.json", track=False, metric_weight=0)
-    weights = [torch.load(one.bundle / "models" / "model.pt", weights_only=True) for one in (trained, again)]
-    assert any(not torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
-
-
 def test_evaluation_alone_repeats_the_numbers_and_adds_the_ensemble(trained):
     before = _rows(trained.bundle / "eval")
     (trained.bundle / "eval" / "metrics.json").unlink()
