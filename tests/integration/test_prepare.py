@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::ResourceWarn
 def place(tmp_path_factory):
     """A bundle without anything made, and CT-RATE v1 beside it."""
     folder = tmp_path_factory.mktemp("commands")
-    return running.copy_bundle(folder), write_ct_rate_layout(PhantomCohort(16, (32, 32, 32)), folder, "v1"), folder
+    return running.copy_bundle(folder), write_ct_rate_layout(PhantomCohort(60, (32, 32, 32)), folder, "v1"), folder
 
 
 def prepare_command(place, *words):
@@ -86,10 +86,26 @@ def test_killed_preparation_goes_on_and_training_finds_its_work(place):
     assert evaluated.returncode == 0, evaluated.stdout + evaluated.stderr
     assert "trained vs the others" in evaluated.stdout
 
+    tables(bundle, folder, words)
+
     alone = prepare(place, "--workers", "0", "--out", str(folder / "serial"))
     assert f"{n} studies are ready" in alone
     assert {p.name: p.read_bytes() for p in (folder / "serial" / "cxr").iterdir()} == films  # same bytes
     assert (folder / "serial" / "studies.csv").read_bytes() == (folder / "out" / "studies.csv").read_bytes()
+
+
+def tables(bundle, folder, words):
+    """The protocol of the paper on the trained bundle, and its tables printed beside the published ones."""
+    few = ["--draws", "1", "--few_shot#validation", "0.3", "--output_dir", str(folder / "protocol")]
+    configs = ("train.json", "evaluate.json", "protocol.json")
+    protocol = running.run(bundle, *words, *few, configs=configs)
+    assert protocol.returncode == 0, protocol.stdout + protocol.stderr
+    command = [sys.executable, str(bundle / "scripts" / "tables.py"), "2", "3", "4a"]
+    command += ["--eval", f"ct_rate={folder / 'protocol'}"]
+    printed = subprocess.run(command, env=running.environment(), capture_output=True, text=True)
+    assert printed.returncode == 0, printed.stderr
+    for title in ("Table 2", "Table 3", "Table 4a"):
+        assert title in printed.stdout
 
 
 def test_embeddings_of_a_teacher_are_found_by_training(place):
