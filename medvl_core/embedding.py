@@ -65,9 +65,9 @@ def prepare_images(
         With ``"list"``: study id → reason of each study with such an image, the same on every process.
     """
     kept = [row for row in rows if row.store is not None]
-    wanted = {row.modality: set(row.store.missing([row.key(study) for study in studies])) for row in kept}  # type: ignore[union-attr]
-    missing = [study for study in studies if any(row.key(study) in wanted[row.modality] for row in kept)]
-    own = missing[distributed.rank() :: distributed.world_size()]
+    share = studies[distributed.rank() :: distributed.world_size()]  # of all: what is missing changes meanwhile
+    wanted = {row.modality: set(row.store.missing([row.key(study) for study in share])) for row in kept}  # type: ignore[union-attr]
+    own = [study for study in share if any(row.key(study) in wanted[row.modality] for row in kept)]
     loader = DataLoader(
         _Making(own, kept, wanted, refuse == "list"),
         batch_size=8,
@@ -148,9 +148,9 @@ class FrozenEmbedding:
     def prepare(self, studies: Sequence[Study], batch_size: int = 16, num_workers: int = 0) -> None:
         """Embed the studies that are not in the store, in eval mode and fp32. Each process embeds its share."""
         self._store = self._open()
-        wanted = set(self._store.missing([self.key(study) for study in studies]))
-        missing = [study for study in studies if self.key(study) in wanted]
-        own = missing[distributed.rank() :: distributed.world_size()]
+        share = studies[distributed.rank() :: distributed.world_size()]  # of all: what is missing changes meanwhile
+        wanted = set(self._store.missing([self.key(study) for study in share]))
+        own = [study for study in share if self.key(study) in wanted]
         self.tower.to(self.device).eval()
         with Progress(disable=not own or distributed.rank() > 0) as progress, torch.no_grad():
             task = progress.add_task(f"embedding {self.modality} (frozen tower, once)", total=len(own))

@@ -32,7 +32,9 @@ def test_two_processes_give_the_loss_and_gradients_of_one(tmp_path):
         str(SCRIPT),
         str(out),
     ]
-    subprocess.run(command, check=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, timeout=300, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
     two = torch.load(out, weights_only=True)
 
     sys.path.insert(0, str(SCRIPT.parent))

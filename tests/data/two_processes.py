@@ -58,6 +58,7 @@ def main(out: str) -> None:
         torch.save(
             {"loss": loss, "gradients": gradients, "uneven": [len(part) for part in gathered], "plain": plain}, out
         )
+    dist.barrier()  # a process that leaves first closes connections that the other still reads
     dist.destroy_process_group()
 
 

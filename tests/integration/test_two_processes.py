@@ -34,5 +34,6 @@ def test_two_processes_log_the_losses_of_one(tmp_path):
     assert found.keys() == expected.keys()
     for step, (value,) in expected.items():
         assert list(found[step]) == pytest.approx([value], rel=1e-5), step
-    assert sorted(run.info.run_name.rsplit("-", 1)[1] for run in running.runs(two)) == ["student", "teacher"]
+    stages = sorted(run.info.run_name.rsplit("-", 1)[1] for run in running.runs(two))
+    assert stages == ["evaluation", "student", "teacher"]
     assert {run.info.status for run in running.runs(two)} == {"FINISHED"}

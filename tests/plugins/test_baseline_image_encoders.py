@@ -12,7 +12,7 @@ from torch import nn
 from medvl_baseline import image_encoders, plugin
 from medvl_core.weights import WeightsError
 
-SPECS = {spec.name: spec for spec in plugin.medvl_encoders() if spec.spatial_dims}
+SPECS = {spec.name: spec for spec in plugin.medvl_encoders() if "image_encoders:" in spec.factory}
 
 
 def _build(name: str, **options: object) -> image_encoders.MapEncoder:
