@@ -13,7 +13,7 @@ import json
 import logging
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -265,6 +265,8 @@ def _client(distributed: Any, scheduler: str | None, workers: int, memory_limit:
         distributed.Client(cluster, set_as_default=False) as client,
     ):
         yield client
+        with suppress(TimeoutError):  # closing while Dask starts a dead worker anew ends in its AssertionError
+            client.wait_for_workers(workers, timeout=_CONNECT)
 
 
 def _distributed() -> Any:

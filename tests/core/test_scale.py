@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import signal
 import sys
+import time
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,6 +115,31 @@ def test_study_that_kills_every_worker_is_listed(folder):
     assert list(report.failed) == ["study1"]  # and none of those that were beside it
     assert "every worker that tried it died" in report.failed["study1"]
     assert len(report.records) == 5
+
+
+def test_cluster_is_closed_only_when_dead_workers_are_replaced(monkeypatch):
+    """Dask's nanny can fail when it is closed while it starts a worker; here the start takes a while."""
+    import distributed
+    from distributed.process import AsyncProcess
+
+    start, leave, left = AsyncProcess.start, distributed.LocalCluster.__exit__, []
+
+    async def late(process):
+        await asyncio.sleep(0.5)
+        await start(process)
+
+    def closing(cluster, *error):
+        left.append(len(cluster.scheduler.workers))
+        return leave(cluster, *error)
+
+    monkeypatch.setattr(distributed.LocalCluster, "__exit__", closing)
+    with scale._client(distributed, None, 1, None) as client:
+        monkeypatch.setattr(AsyncProcess, "start", late)
+        (pid,) = client.run(os.getpid).values()
+        os.kill(pid, signal.SIGKILL)
+        while client.scheduler_info(n_workers=-1)["workers"]:
+            time.sleep(0.01)
+    assert left == [1]
 
 
 def test_running_cluster_is_used_by_its_address(folder):
