@@ -1,8 +1,8 @@
 """Organ pooling, forward and backward, against ``scatter_add`` and ``index_add``.
 
-``python benchmarks/bench_organ_pool.py``: means of 32 features over 104 organs in 96 and 160 voxels cubed, two scans;
-half of the voxels are background. Peers take turns in one process; read ratios, not times. Results go to
-``benchmarks/results/organ_pool.csv``.
+``python benchmarks/bench_organ_pool.py``: means of 32 features over 104 organs in 96 and 160 voxels cubed, two scans; a
+fifth of the voxels belong to an organ (in real CTs segmented by TotalSegmentator 14 % to 30 % do). Peers take turns in
+one process; read ratios, not times. Results go to ``benchmarks/results/organ_pool.csv``.
 """
 
 from __future__ import annotations
@@ -11,13 +11,16 @@ import argparse
 from collections.abc import Callable
 from functools import partial
 
+import numpy as np
 import torch
 from rounds import measure, write_results
+from scipy.spatial import cKDTree
 from torch import Tensor
 
 from medvl_core.build import build_pooling
 
 ORGANS, FEATURES, SCANS = 104, 32, 2
+RADIUS = 0.085  # of the volume's side: gives the share of a fifth
 
 
 def scatter_add(features: Tensor, regions: Tensor) -> Tensor:
@@ -44,13 +47,14 @@ def _means(sums: Tensor, labels: Tensor) -> Tensor:
 
 
 def _scans(side: int) -> tuple[Tensor, Tensor]:
-    """Features, and blocks of organs in the inner half of the volume."""
+    """Features, and an organ wherever its centre is the nearest and near enough."""
     generator = torch.Generator().manual_seed(0)
     features = torch.randn(SCANS, FEATURES, side, side, side, generator=generator)
-    coarse = torch.randint(1, ORGANS + 1, (SCANS, 1, 8, 8, 8), generator=generator).float()
-    regions = torch.nn.functional.interpolate(coarse, (side,) * 3, mode="nearest")[:, 0].long()
-    regions[..., : side // 2] = 0
-    return features.requires_grad_(), regions
+    centres = torch.rand(150, 3, generator=generator).numpy()
+    axis = (np.arange(side) + 0.5) / side
+    distance, nearest = cKDTree(centres).query(np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), -1))
+    organ = np.where((distance < RADIUS) & (nearest < ORGANS), nearest + 1, 0)
+    return features.requires_grad_(), torch.from_numpy(organ)[None].repeat(SCANS, 1, 1, 1)
 
 
 def _pass(pool: Callable[[Tensor, Tensor], Tensor], features: Tensor, regions: Tensor) -> Tensor:
