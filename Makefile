@@ -46,5 +46,5 @@ docs: $(STAMP) ## pictures and tables of the docs
 	cd docs/explanation && PATH="$(BIN):$$PATH" python -m medvl_baseline.phantom.gallery --out phantom-cohort.png
 	cd docs/explanation && PATH="$(BIN):$$PATH" python -m medvl_x2ct.realism --out simulated-radiographs.png
 
-clean: ## remove what running the bundles left behind
+clean: ## remove what running the bundles left behind, all weights in models/ included
 	rm -rf monai_bundles/*/models monai_bundles/*/eval monai_bundles/*/cache monai_bundles/*/mlruns monai_bundles/*/mlruns.db

@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any
 
 from medvl_core.errors import EXIT_IO, MedvlError, did_you_mean
+from medvl_core.overrides import misread_overrides, unread_overrides
 from medvl_core.paths import config_files
 
 __all__ = [
@@ -59,7 +60,10 @@ def unknown_override_keys(files: Iterable[str | Path], overrides: Iterable[str])
 
 
 def check_overrides(argv: Sequence[str] | None = None) -> None:
-    """Refuses mistyped top-level overrides of ``python -m monai.bundle run``; call it in ``initialize``.
+    """Refuses overrides of ``python -m monai.bundle run`` that would do nothing; call it in ``initialize``.
+
+    Mistyped top-level keys, words that MONAI reads otherwise (``false``, ``None``), and keys that are read only by a
+    component that is not chosen.
 
     Does nothing when the process was not started as ``monai.bundle``, e.g. from Python.
 
@@ -67,14 +71,15 @@ def check_overrides(argv: Sequence[str] | None = None) -> None:
         argv: Command line with the program's path first; ``sys.argv`` when ``None``.
 
     Raises:
-        OverrideError: If an override's top-level key is in no config file; one line each, with the nearest key.
+        OverrideError: One line per such override, with the nearest key or what to write.
     """
     argv = list(sys.argv if argv is None else argv)
     if Path(argv[0]).parts[-3:] != ("monai", "bundle", "__main__.py"):
         return
-    unknown = unknown_override_keys(config_files(argv[1:]), _override_keys(argv[1:]))
-    if unknown:
-        raise OverrideError("; ".join(unknown))
+    overrides = _overrides(argv[1:])
+    wrong = unknown_override_keys(config_files(argv[1:]), overrides) or misread_overrides(overrides)
+    if wrong := wrong or unread_overrides(running_config(), overrides):
+        raise OverrideError("; ".join(wrong))
 
 
 def _top(key: str) -> str:
@@ -82,19 +87,22 @@ def _top(key: str) -> str:
     return key.lstrip("+").replace("#", "::").split("::")[0]
 
 
-def _override_keys(arguments: Sequence[str]) -> list[str]:
-    keys = []
+def _overrides(arguments: Sequence[str]) -> dict[str, Any]:
+    """Key → value as typed; empty for a switch without a value."""
+    found: dict[str, Any] = {}
     for position, word in enumerate(arguments):
         if word == "--":  # what follows is for fire itself
             break
         if not word.startswith("--"):
             continue
         key, equals, value = word[2:].partition("=")
-        key = key.replace("-", "_")
-        keys.append(key)
+        following = arguments[position + 1 :][:1]
+        if not equals and following and not following[0].startswith("--"):
+            value = following[0]
+        found[key.replace("-", "_")] = value
         if key == "args_file":
-            keys += list(json.loads(Path(value if equals else arguments[position + 1]).read_text()))
-    return keys
+            found |= json.loads(Path(value).read_text())
+    return found
 
 
 def running_config() -> dict[str, Any]:
@@ -173,7 +181,9 @@ def install_excepthook(environ: Mapping[str, str] = os.environ) -> None:
         if not isinstance(error, Exception):
             sys.__excepthook__(kind, error, trace)
             return
-        sys.stderr.write(f"ERROR {explain(error)}\n(MEDVL_DEBUG=1 shows the full traceback)\n")
+        stream = sys.__stderr__ or sys.stderr  # torch holds back what its own hook writes to sys.stderr
+        stream.write(f"ERROR {explain(error)}\n(MEDVL_DEBUG=1 shows the full traceback)\n")
+        stream.flush()
         raise SystemExit(exit_code(error))
 
     sys.excepthook = show

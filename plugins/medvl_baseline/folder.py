@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FolderDataset"]
 
+logger = logging.getLogger(__name__)
 SPLITS = ("train", "validation", "test")
 _SECTION = re.compile(r"^\s*(findings?|impressions?)\s*:", re.IGNORECASE | re.MULTILINE)
 
@@ -38,7 +40,7 @@ class FolderDataset:
         report_column: Column of whole reports; ``FINDINGS:`` and ``IMPRESSION:`` headings split them.
         findings_column: Column of findings, used where there is no whole report.
         impression_column: Column of impressions, likewise.
-        label_columns: Columns with 1, 0 or blank (unknown).
+        label_columns: Column or columns with 1, 0 or blank (unknown).
         metadata_columns: Columns to keep for subgroups (age, sex, scanner): a number where the cell is one, else text;
             a blank is left out.
         subject_column: Column of patients; no patient is ever in two splits.
@@ -66,7 +68,7 @@ class FolderDataset:
         report_column: str = "report",
         findings_column: str = "findings",
         impression_column: str = "impression",
-        label_columns: Sequence[str] = (),
+        label_columns: str | Sequence[str] = (),
         metadata_columns: Sequence[str] = (),
         subject_column: str = "subject",
         study_column: str = "study",
@@ -77,9 +79,11 @@ class FolderDataset:
         simulate_cxr: bool | Mapping[str, Any] = False,
         encoding: str = "utf-8",
     ) -> None:
+        if table is None:  # what a config without --table gives
+            raise ValueError("baseline/folder has no table; give one (--table studies.csv)")
         self.table = Path(table)
         self.root = self.table.parent if root is None else Path(root)
-        self.label_names = tuple(label_columns)
+        self.label_names = (label_columns,) if isinstance(label_columns, str) else tuple(label_columns)
         self._metadata = tuple(metadata_columns)
         self._images = {"ct": ct_column, "cxr": cxr_column}
         self._texts = (report_column, findings_column, impression_column)
@@ -87,7 +91,7 @@ class FolderDataset:
         self._simulate = None if simulate_cxr is False else {} if simulate_cxr is True else dict(simulate_cxr)
 
         rows = read_table(self.table, encoding)
-        needed = [study_column, subject_column, *label_columns, *metadata_columns]
+        needed = [study_column, subject_column, *self.label_names, *metadata_columns]
         self._check_columns(rows, [*needed, *([split_column] if split_column else [])])
         numbered = list(zip(rows.index, rows.to_dict("records"), strict=True))
         self._studies = [self._study(number, row) for number, row in numbered]
@@ -95,6 +99,8 @@ class FolderDataset:
         if split_column:
             self._split = self._stated_split(rows[split_column])
         else:
+            if "split" in rows:
+                logger.warning("%s: its column 'split' is not used; split_column takes it", self.table)
             self._split = _split_subjects([study.subject_id for study in self._studies], shares, seed)
 
     def studies(self, split: Literal["train", "validation", "test"]) -> list[Study]:

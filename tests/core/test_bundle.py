@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -186,3 +187,16 @@ def test_running_config_is_the_merged_one_and_only_while_it_runs():
     seen = parser.get_parsed_content("now")
     assert (seen["epochs"], seen["twice"]) == (3, "$@epochs * 2")
     assert running_config() == {}
+
+
+def test_error_of_a_distributed_process_is_shown():
+    code = (
+        "from medvl_core.bundle import install_excepthook; from medvl_core.engine import start_process_group\n"
+        "install_excepthook(); start_process_group(); raise ValueError('nosuch.csv: no such table')"
+    )
+    group = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, env={**os.environ, **group}
+    )
+    assert "ERROR ValueError: nosuch.csv: no such table" in done.stderr
+    assert done.returncode == 1

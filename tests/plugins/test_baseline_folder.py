@@ -55,6 +55,20 @@ def test_rows_become_studies_in_the_order_of_the_table(folder):
     assert set(second.images) == {"ct"}
 
 
+def test_a_single_label_column_may_be_a_name(folder):
+    assert FolderDataset(table(folder), label_columns="nodule", split_column="split").label_names == ("nodule",)
+
+
+def test_split_column_left_unused_is_said(folder, caplog):
+    FolderDataset(table(folder))
+    assert "studies.csv: its column 'split' is not used; split_column takes it" in caplog.text
+
+
+def test_no_table_is_refused():
+    with pytest.raises(ValueError, match="baseline/folder has no table; give one"):
+        FolderDataset(None)
+
+
 def test_metadata_columns_are_numbers_or_words_and_blanks_are_left_out(folder):
     header = HEADER.strip() + ",age,sex,scanner\n"
     cells = ("61,F,007b", "45.5,M,", ",F,nan", "1e999,,x")

@@ -72,6 +72,7 @@ def main() -> int:
     except KeyboardInterrupt:
         sys.stderr.write("stopped; run the same command again to go on\n")
         return 75
+    function.finish()
     table, failed = write_tables(options.out, studies, report)
     sys.stderr.write(
         f"{len(report.records)} studies are ready ({report.computed} tried now): {table}\n"
