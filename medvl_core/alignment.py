@@ -13,11 +13,13 @@ from torch.nn import functional
 from medvl_core.distributed import gather_rows
 from medvl_core.protocols import AlignmentBatch, LossOutput, TokenBatch
 
-__all__ = ["AlignmentLoss", "AlignmentModel", "Tower"]
+__all__ = ["AlignmentLoss", "AlignmentModel", "Tower", "keep_input"]
 
 
 class Tower(nn.Module):
     """Encoder → pooling → projection → L2 norm: any input of one modality becomes a point on the unit sphere.
+
+    Its ``state_dict`` holds the digest of the encoder's preprocessing, checked on loading; weights without one load.
 
     Args:
         encoder: Built by ``build_encoder``.
@@ -37,6 +39,7 @@ class Tower(nn.Module):
         self.embed_dim = width if embed_dim is None else embed_dim
         self.row_shape: tuple[int, ...] = (self.embed_dim,)
         self.frozen = frozen
+        keep_input(self)
         if frozen:
             self.requires_grad_(False)
             self.eval()
@@ -95,6 +98,26 @@ class Tower(nn.Module):
             self.train(training)
         embedding = torch.cat(rows).cpu()
         return functional.normalize(embedding, dim=-1) if normalise else embedding
+
+
+def keep_input(tower: nn.Module) -> None:
+    """Put the digest of the preprocessing of ``tower.encoder`` into the tower's ``state_dict``, checked on loading."""
+    if (input := getattr(tower.encoder, "input", None)) is not None:
+        digest = list(bytes.fromhex(input.digest()))
+        tower.register_buffer("input_sha256", torch.tensor(digest, dtype=torch.uint8, device="cpu"))
+        tower.register_load_state_dict_pre_hook(_check_input)
+
+
+def _check_input(tower: nn.Module, state_dict: dict[str, Any], prefix: str, *_: object) -> None:
+    """A hook before loading: weights that were trained with another preprocessing are refused."""
+    own = tower.input_sha256
+    theirs = state_dict.setdefault(f"{prefix}input_sha256", own)
+    if not torch.equal(theirs.cpu(), own.cpu()):
+        old, new = (bytes(one.tolist()).hex()[:12] for one in (theirs, own))
+        raise ValueError(
+            f"these weights were trained with preprocessing {old}, this tower has {new} ({tower.encoder.input}); "
+            "build its encoder with the constants that they were trained with"
+        )
 
 
 class AlignmentModel(nn.Module):

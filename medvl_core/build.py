@@ -9,7 +9,7 @@ from typing import Any
 
 from medvl_core.errors import ComponentError, OptionError, did_you_mean
 from medvl_core.manager import Component, registry
-from medvl_core.specs import EncoderSpec
+from medvl_core.specs import EncoderSpec, PoolingSpec
 
 __all__ = [
     "build_component",
@@ -25,7 +25,8 @@ __all__ = [
 
 
 def build_encoder(name: str, **options: Any) -> Any:
-    """Builds an encoder. The instance carries ``.input``, ``.embed_dim`` and ``.component`` (its full name).
+    """Builds an encoder. The instance carries ``.input``, ``.embed_dim``, ``.component`` (its full name) and
+    ``.built_with`` (the options).
 
     Args:
         name: ``"plugin/component"``, or the short name while it is unambiguous.
@@ -41,7 +42,7 @@ def build_encoder(name: str, **options: Any) -> Any:
 
 
 def build_pooling(name: str, **options: Any) -> Any:
-    """Builds a pooling; see ``build_encoder``."""
+    """Builds a pooling, which carries ``.component`` and ``.built_with``; see ``build_encoder``."""
     return _build("pooling", name, options)
 
 
@@ -89,7 +90,8 @@ def build_component(component: Component, options: Mapping[str, Any]) -> Any:
         for name, value in (("input", component.spec.input), ("embed_dim", component.spec.embed_dim)):
             if not hasattr(instance, name):
                 setattr(instance, name, value)
-        instance.component = component.full_name
+    if isinstance(component.spec, (EncoderSpec, PoolingSpec)):
+        instance.component, instance.built_with = component.full_name, dict(options)
     return instance
 
 

@@ -6,7 +6,6 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from importlib import import_module
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -17,7 +16,6 @@ from medvl_core.paths import config_files
 
 __all__ = [
     "OverrideError",
-    "check_bundle",
     "check_overrides",
     "exit_code",
     "explain",
@@ -40,11 +38,6 @@ class OverrideError(MedvlError):
     """An override on the command line names no key of the configs."""
 
 
-def check_bundle(folder: str | Path, schema: str | Path | None = None) -> list[Any]:
-    """Problems of a bundle folder; see ``medvl_core.bundle_check.check_bundle``."""
-    return import_module("medvl_core.bundle_check").check_bundle(folder, schema)  # type: ignore[no-any-return]
-
-
 def unknown_override_keys(files: Iterable[str | Path], overrides: Iterable[str]) -> list[str]:
     """One line per override whose top-level key is in none of the config files.
 
@@ -53,8 +46,11 @@ def unknown_override_keys(files: Iterable[str | Path], overrides: Iterable[str])
     Args:
         files: JSON config files, as given to ``--config_file``.
         overrides: Keys such as ``"epochs"`` or ``"train#trainer#max_epochs"``.
+
+    Raises:
+        OverrideError: If a file is no JSON object.
     """
-    known = {_top(key) for file in files for key in json.loads(Path(file).read_text())} | {"_meta_"}
+    known = {_top(key) for file in files for key in _keys(file)} | {"_meta_"}
     unknown = [key for key in overrides if _top(key) not in known | MONAI_ARGUMENTS]
     return [f"no config has the key {_top(key)!r}{did_you_mean(_top(key), known)}" for key in unknown]
 
@@ -80,6 +76,16 @@ def check_overrides(argv: Sequence[str] | None = None) -> None:
     wrong = unknown_override_keys(config_files(argv[1:]), overrides) or misread_overrides(overrides)
     if wrong := wrong or unread_overrides(running_config(), overrides):
         raise OverrideError("; ".join(wrong))
+
+
+def _keys(file: str | Path) -> list[str]:
+    try:
+        content = json.loads(Path(file).read_text(encoding="utf-8"))
+    except ValueError as error:  # also of bytes that are no UTF-8
+        raise OverrideError(f"{file}: is not JSON ({error}); correct it") from error
+    if not isinstance(content, dict):
+        raise OverrideError(f"{file}: must hold one JSON object")
+    return list(content)
 
 
 def _top(key: str) -> str:

@@ -119,7 +119,9 @@ def _check_config(name: str, config: dict[str, Any], configs: Mapping[str, Any])
         if not isinstance(node, dict) or "_target_" not in node:
             continue
         target = node["_target_"]
-        if target in _BUILDERS:
+        if not isinstance(target, str):
+            yield Problem(f"{where}::_target_", f"{target!r} is not the name of a class or function")
+        elif target in _BUILDERS:
             yield from _check_component(where, _BUILDERS[target], node, [config, *configs.values()])
         else:
             problem = _target_problem(target)
@@ -135,9 +137,9 @@ def _check_text(where: str, text: str) -> Iterator[Problem]:
 
 
 @cache
-def _target_problem(target: Any) -> str:
+def _target_problem(target: str) -> str:
     """Why a ``_target_`` cannot be used, or an empty string."""
-    if not isinstance(target, str) or not re.fullmatch(r"[A-Za-z_][\w.]*", target):
+    if not re.fullmatch(r"[A-Za-z_][\w.]*", target):
         return f"{target!r} is not the name of a class or function"
     if target.startswith("scripts."):
         return ""  # reported as text
@@ -162,7 +164,12 @@ def _check_component(
     if not isinstance(name, str):
         yield Problem(f"{where}::name", f"{node.get('name')!r} is not a component's name; write it as text")
         return
-    per_name = node.get("options_for", {})
+    stated = _resolved(node.get("options_for", {}), configs)
+    per_name = {key: _resolved(value, configs) for key, value in stated.items()} if isinstance(stated, dict) else {}
+    for value in (*per_name.values(), *([] if isinstance(stated, dict) else [stated])):
+        if not isinstance(value, dict) and str(value)[:1] != "$":  # what an expression gives is not known here
+            yield Problem(f"{where}::options_for", f"{value!r} is no object; map names of components to their options")
+    per_name = {key: value for key, value in per_name.items() if isinstance(value, dict)}
     for option_name in [name, *(key for key in per_name if key != name)]:
         try:
             component = registry().find(kind, option_name)
@@ -198,9 +205,7 @@ def _resolved(value: Any, configs: list[Mapping[str, Any]], depth: int = 8) -> A
     if not isinstance(value, str) or not value.startswith("@") or depth == 0:
         return value
     for config in configs:
-        node: Any = config
-        for key in value[1:].replace("#", "::").split("::"):
-            node = node.get(key) if isinstance(node, dict) else None
+        node = _inside(config, *value[1:].replace("#", "::").split("::"))
         if node is not None:
             return _resolved(node, configs, depth - 1)
     return None
@@ -221,27 +226,40 @@ def _check_builds(uses: list[_Use]) -> Iterator[Problem]:
 
 def _check_schema(metadata: Mapping[str, Any], schema: str | Path | None) -> Iterator[Problem]:
     source = files("medvl_core") / "schema/meta_schema_20240725.json" if schema is None else Path(schema)
-    validator = import_module("jsonschema").Draft201909Validator(json.loads(source.read_text(encoding="utf-8")))
-    for error in validator.iter_errors(metadata):
-        yield Problem("::".join(["configs/metadata.json", *map(str, error.absolute_path)]), error.message)
+    jsonschema = import_module("jsonschema")
+    try:
+        rules = json.loads(source.read_text(encoding="utf-8"))
+        jsonschema.Draft201909Validator.check_schema(rules)
+    except (ValueError, jsonschema.SchemaError) as error:
+        yield Problem(str(source), f"is no JSON schema: {str(error).splitlines()[0]}")
+        return
+    for found in jsonschema.Draft201909Validator(rules).iter_errors(metadata):
+        yield Problem("::".join(["configs/metadata.json", *map(str, found.absolute_path)]), found.message)
+
+
+def _inside(node: Any, *keys: str) -> Any:
+    """What is nested there, ``None`` where nothing is."""
+    for key in keys:
+        node = node.get(key) if isinstance(node, dict) else None
+    return node
 
 
 def _check_metadata(metadata: Mapping[str, Any], uses: list[_Use]) -> Iterator[Problem]:
     """The list of components, and the shape of the image input, say what the configs say."""
     where = "configs/metadata.json::medvl::components"
-    listed = metadata.get("medvl", {}).get("components")
+    listed = _inside(metadata, "medvl", "components")
     used = {kind: sorted({use.component.full_name for use in uses if use.component.kind == kind}) for kind in KINDS}
     used = {kind: names for kind, names in used.items() if names}
-    if listed is None:
-        yield Problem(where, f"is missing; the configs use {json.dumps(used)}")
-    else:
-        for kind in dict.fromkeys([*used, *listed]):
-            if sorted(listed.get(kind, [])) != used.get(kind, []):
-                yield Problem(
-                    f"{where}::{kind}", f"lists {listed.get(kind, [])} but the configs use {used.get(kind, [])}"
-                )
-    image = metadata.get("network_data_format", {}).get("inputs", {}).get("image")
-    if isinstance(image, dict):
+    if not isinstance(listed, dict):
+        problem = "is missing" if listed is None else f"is {json.dumps(listed)}, no object of lists"
+        yield Problem(where, f"{problem}; the configs use {json.dumps(used)}")
+        listed = used
+    for kind in dict.fromkeys([*used, *listed]):
+        given = listed.get(kind, [])
+        if (sorted(map(str, given)) if isinstance(given, list) else given) != used.get(kind, []):
+            yield Problem(f"{where}::{kind}", f"lists {given} but the configs use {used.get(kind, [])}")
+    image = _inside(metadata, "network_data_format", "inputs", "image")
+    if isinstance(image, dict) and isinstance(image.get("spatial_shape", []), list):  # else the schema says so
         yield from _check_image(image, uses)
 
 

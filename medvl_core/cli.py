@@ -187,11 +187,16 @@ def check(
     as_json: AsJson = False,
 ) -> None:
     """Check a bundle without running it. Exit code 65 if there are problems."""
-    from medvl_core.bundle import check_bundle, unknown_override_keys
+    from medvl_core.bundle import unknown_override_keys
+    from medvl_core.bundle_check import check_bundle
 
     problems = [(problem.where, problem.message) for problem in check_bundle(folder, schema)]
-    configs = config_file or [path for path in (folder / "configs").glob("*.json") if path.name != "metadata.json"]
-    problems += [("--override", line) for line in unknown_override_keys(configs, override or [])]
+    if override:
+        configs = config_file or [path for path in (folder / "configs").glob("*.json") if path.name != "metadata.json"]
+        try:
+            problems += [("--override", line) for line in unknown_override_keys(configs, override)]
+        except MedvlError as error:
+            problems.append(("--override", str(error)))
     if as_json:
         typer.echo(json.dumps([{"where": where, "message": message} for where, message in problems], indent=2))
     else:

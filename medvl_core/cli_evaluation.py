@@ -86,11 +86,18 @@ def _paired_table(test: PairedTest) -> Table:
 
 
 def leaks(
-    table: Annotated[Path, typer.Argument(help="CSV, parquet or Excel table as for the data set baseline/folder.")],
+    table: Annotated[Path, typer.Argument(help="CSV, parquet or Excel table with a row per study.")],
     split_column: Annotated[str, typer.Option(help="Column of splits, or of folds; any names.")] = "split",
     root: Annotated[Path | None, typer.Option(help="Folder that image paths start from; default: the table's.")] = None,
     subject_column: Annotated[str, typer.Option(help="Column of patients.")] = "subject",
     study_column: Annotated[str, typer.Option(help="Column of study ids.")] = "study",
+    scan_column: Annotated[
+        str | None, typer.Option(help="Column that reconstructions of one scan share; default: scan, if it is there.")
+    ] = None,
+    report_column: Annotated[
+        str | None,
+        typer.Option(help="Column of reports; default: report, or findings and impression, if they are there."),
+    ] = None,
     image: Annotated[
         list[str] | None, typer.Option(help="Compare the pictures too: cxr or ct. Reads every file. Repeatable.")
     ] = None,
@@ -99,11 +106,11 @@ def leaks(
     as_json: AsJson = False,
 ) -> None:
     """List what splits share: patients, scans, report texts, pictures. Exit code 65 if there is anything."""
-    from medvl_core.leakage import LeakageError, find_leaks, read_splits
+    from medvl_core.leakage import LeakageError, compared, find_leaks, read_splits
 
-    columns = {"split_column": split_column, "subject_column": subject_column, "study_column": study_column}
     try:
-        found = find_leaks(read_splits(table, root, **columns), image or (), similarity, shortest_report)
+        splits = read_splits(table, root, split_column, subject_column, study_column, scan_column, report_column)
+        found = find_leaks(splits, image or (), similarity, shortest_report)
     except ValueError as error:
         raise LeakageError(str(error)) from error
     shown = [dataclasses.asdict(leak) | ({"what": ""} if leak.kind == "report" else {}) for leak in found]
@@ -114,5 +121,6 @@ def leaks(
             (a, b), (one, other) = leak["splits"], leak["studies"]
             typer.echo(f"{leak['kind']} {leak['what']}: study {one} of {a} and study {other} of {b}".replace(" :", ":"))
         typer.echo(f"{table}: {len(shown)} leak(s)")
+    typer.echo(f"compared: {compared(splits, image or (), shortest_report)}", err=as_json)
     if shown:
         raise typer.Exit(EXIT_DATA)

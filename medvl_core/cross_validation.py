@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 from medvl_core.bundle import running_config
@@ -23,7 +24,7 @@ from medvl_core.study import Study
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["cross_validate", "fold_studies", "fold_table", "pool_folds", "summary_table"]
+__all__ = ["cross_validate", "fold_studies", "fold_table", "pool_folds", "rank_share", "summary_table"]
 
 logger = logging.getLogger(__name__)
 _SPLITS = ("train", "validation", "test")
@@ -132,14 +133,19 @@ def pool_folds(folds: Sequence[Predictions]) -> Predictions:
     first = folds[0]
     if other := [fold.classes for fold in folds if tuple(fold.classes) != tuple(first.classes)]:
         raise ValueError(f"folds have other classes: {tuple(first.classes)} and {tuple(other[0])}")
-    ranks = [(rankdata(fold.scores, axis=0) - 0.5) / len(fold.scores) for fold in folds]
     return Predictions(
         tuple(name for fold in folds for name in fold.study_id),
         tuple(name for fold in folds for name in fold.subject_id),
         first.classes,
         np.concatenate([fold.labels for fold in folds]),
-        np.concatenate(ranks),
+        np.concatenate([rank_share(fold.scores) for fold in folds]),
     )
+
+
+def rank_share(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Share of the scores ``N C`` of a class below each, half of those equal included: in (0, 1), from any model."""
+    ranks: NDArray[np.float64] = (rankdata(scores, axis=0) - 0.5) / len(scores)
+    return ranks
 
 
 def fold_table(folds: Sequence[Predictions], groups: Mapping[str, Sequence[str]]) -> pd.DataFrame:
@@ -189,8 +195,8 @@ def summary_table(
                 "auroc_mean": own["auroc"].mean(),
                 "auroc_sd": own["auroc"].std(ddof=1),
                 "auroc_pooled": value,
-                "pooled_low": max(0.0, interval.low[0, 0]),
-                "pooled_high": min(1.0, interval.high[0, 0]),
+                "pooled_low": np.clip(interval.low[0, 0], 0, 1),  # NaN stays NaN
+                "pooled_high": np.clip(interval.high[0, 0], 0, 1),
             }
         )
     return pd.DataFrame(rows)

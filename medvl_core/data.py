@@ -89,6 +89,8 @@ class ImageRows:
         image = self._stored(study)
         if image is None:
             image = self.make(study)
+            if self.store is not None:  # as precise as a stored one: what is made of it does not depend on the cache
+                image = torch.from_numpy(image.numpy().astype(self.store.dtype).astype(np.float32))
         if self.augmentation is not None and rng is not None:
             if hasattr(self.augmentation, "set_random_state"):
                 self.augmentation.set_random_state(seed=int(rng.integers(2**31)))

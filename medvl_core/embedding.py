@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
+import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from rich.progress import Progress
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
@@ -21,23 +20,44 @@ from medvl_core import distributed
 from medvl_core.alignment import Tower
 from medvl_core.data import ImageRows, rng_for, start_worker
 from medvl_core.engine.stop import raise_if_requested
-from medvl_core.files import write_text
+from medvl_core.files import write_csv
 from medvl_core.protocols import TextSource
 from medvl_core.specs import ImageInput
 from medvl_core.store import TensorStore
 from medvl_core.study import Study
+from medvl_core.transforms import STANDARDISE_VERSION
 from medvl_core.weights import weights_digest
 
-__all__ = ["FrozenEmbedding", "image_store", "prepare_images", "usable_studies"]
+__all__ = ["FrozenEmbedding", "image_store", "prepare_images", "producer_of", "usable_studies"]
 
 logger = logging.getLogger(__name__)
+
+
+def producer_of(module: nn.Module) -> str:
+    """Digest of what a module computes: its weights, its parts, and what the components among them were built with.
+
+    Weights alone do not tell one pooling without parameters, or one number of heads, from another. The options
+    ``weights`` and ``vocabulary`` are left out: the files may move, and the ``state_dict`` covers their content.
+    """
+    parts = [
+        (name, type(part).__qualname__, getattr(part, "component", ""), _told(getattr(part, "built_with", {})))
+        for name, part in module.named_modules()
+    ]
+    told = json.dumps([weights_digest(module), parts], sort_keys=True, default=repr)
+    return hashlib.sha256(told.encode()).hexdigest()
+
+
+def _told(options: object) -> object:
+    if not isinstance(options, Mapping):
+        return options
+    return {str(name): _told(value) for name, value in options.items() if name not in ("weights", "vocabulary")}
 
 
 def image_store(folder: str | Path, modality: str, input: ImageInput) -> TensorStore:
     """The store of one modality's standardised images: float16 rows of the encoder's input size."""
     return TensorStore(
         folder,
-        producer=f"standardise/{modality}",
+        producer=f"standardise {STANDARDISE_VERSION}/{modality}",
         preprocessing=input.digest(),
         shape=(input.channels, *input.size),
         dtype="float16",
@@ -110,17 +130,15 @@ def usable_studies(
     for reason in refused.values():
         logger.warning("dropped: %s", reason)
     if table is not None and distributed.rank() == 0:
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows([("study", "reason"), *refused.items()])
-        write_text(Path(table), text.getvalue())
+        write_csv(table, ("study", "reason"), list(refused.items()))
     return [study for study in studies if study.study_id not in refused]
 
 
 class FrozenEmbedding:
     """Embeddings of a frozen tower, computed once per study and kept in the store.
 
-    The address holds the digest of the tower's weights and of its preprocessing, and each row's key the study and the
-    content of its input: other weights or another file never meet an old row.
+    The address holds what the tower computes (`producer_of`) and its preprocessing, and each row's key the study and
+    the content of its input: other weights, another pooling or another file never meet an old row.
 
     Args:
         modality: What the tower embeds.
@@ -163,17 +181,20 @@ class FrozenEmbedding:
 
     def embed(self, study: Study) -> None:
         """Embed one study and store its row, there or not: for a worker that was told what is missing."""
-        self._store = self._store or self._open()
+        store = self._opened()
         self.tower.to(self.device).eval()
         images = isinstance(self.inputs, ImageRows)
         batch = self.inputs(study)[None].to(self.device) if images else [self._text(study)]  # type: ignore[operator]
         with torch.no_grad():
-            self._store.put([self.key(study)], self.tower(batch).cpu().numpy())
+            store.put([self.key(study)], self.tower(batch).cpu().numpy())
+
+    def compact(self) -> None:
+        """Merge the small files that `embed` leaves, one a study; see `TensorStore.compact`."""
+        self._opened().compact()
 
     def address(self) -> str:
         """Folder of its rows, named by weights and preprocessing."""
-        self._store = self._store or self._open()
-        return str(self._store.folder)
+        return str(self._opened().folder)
 
     def key(self, study: Study) -> tuple[str, str]:
         """Study and content of its input."""
@@ -187,8 +208,7 @@ class FrozenEmbedding:
         Raises:
             KeyError: If :meth:`prepare` has not seen this study.
         """
-        self._store = self._store or self._open()
-        row = self._store.get(self.key(study))
+        row = self._opened().get(self.key(study))
         if row is None:
             raise KeyError(
                 f"{study.study_id}: no stored {self.modality} embedding; prepare the store for this split first"
@@ -212,10 +232,16 @@ class FrozenEmbedding:
         (text,) = self.inputs.texts([study], rng_for(0, "frozen text"))  # type: ignore[union-attr]
         return text
 
+    def _opened(self) -> TensorStore:
+        if self._store is None:
+            self._store = self._open()
+        return self._store
+
     def _open(self) -> TensorStore:
+        made_by = f"standardise {STANDARDISE_VERSION}/" if isinstance(self.inputs, ImageRows) else ""
         return TensorStore(
             self.folder,
-            producer=weights_digest(self.tower),
+            producer=made_by + producer_of(self.tower),
             preprocessing=self.tower.encoder.input.digest(),  # type: ignore[union-attr, operator]
             shape=self.tower.row_shape,
         )

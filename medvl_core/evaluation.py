@@ -98,6 +98,7 @@ class Evaluation:
         self.against = against
         self.tracking = tracking
         self._cases = CaseCollector()
+        self._own_text: dict[int, Any] = {}
 
     def run(self) -> Comparison:
         """Evaluate, print the table, write the files (first process only)."""
@@ -129,8 +130,9 @@ class Evaluation:
         for evaluator in self.evaluators:
             while hasattr(evaluator, "evaluator"):  # what a subgroup or external evaluator wraps, perhaps one another
                 evaluator = evaluator.evaluator
-            if embed_text is not None and hasattr(evaluator, "embed_text"):
-                evaluator.embed_text = embed_text
+            if hasattr(evaluator, "embed_text"):
+                own = self._own_text.setdefault(id(evaluator), evaluator.embed_text)  # what it came with
+                evaluator.embed_text = own if embed_text is None else embed_text
 
     def _validation_predictions(self, network: nn.Module) -> dict[str, Any]:
         """File stem → scores of the validation studies, of every evaluator that scores classes."""

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from medvl_core.data import ImageRows
 from medvl_core.embedding import FrozenEmbedding
 from medvl_core.study import Study
+from medvl_core.tokens import masked_mean
 
 __all__ = ["FrozenTokens"]
 
@@ -25,6 +26,7 @@ class FrozenTokens:
         inputs: Its images.
         folder: Where the stores lie.
         device: Where the encoder runs.
+        mean: Store one token, the mean over the valid ones: all that a tower with mean pooling needs.
     """
 
     def __init__(
@@ -34,8 +36,9 @@ class FrozenTokens:
         inputs: ImageRows,
         folder: str | Path,
         device: torch.device | str = "cpu",
+        mean: bool = False,
     ) -> None:
-        self._rows = FrozenEmbedding(modality, _TokenRows(encoder), inputs, folder, device)  # type: ignore[arg-type]
+        self._rows = FrozenEmbedding(modality, _TokenRows(encoder, mean), inputs, folder, device)  # type: ignore[arg-type]
         self.prepare, self.embed = self._rows.prepare, self._rows.embed
         self.address, self.key = self._rows.address, self._rows.key
 
@@ -52,13 +55,16 @@ class FrozenTokens:
 class _TokenRows(nn.Module):
     """Tokens with their mask as the last column, blank where it is 0: one row of the store per study."""
 
-    def __init__(self, encoder: nn.Module) -> None:
+    def __init__(self, encoder: nn.Module, mean: bool) -> None:
         super().__init__()
-        self.encoder = encoder
-        self.row_shape = (int(encoder.n_tokens), int(encoder.embed_dim) + 1)  # type: ignore[arg-type]
+        self.encoder, self.mean = encoder, mean
+        n_tokens = 1 if mean else int(encoder.n_tokens)  # type: ignore[arg-type]
+        self.row_shape = (n_tokens, int(encoder.embed_dim) + 1)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> Tensor:
         output = self.encoder(x)
         mask = output.tokens.new_ones(output.tokens.shape[:2]).bool() if output.mask is None else output.mask
         tokens = output.tokens.masked_fill(~mask[..., None], 0.0)
+        if self.mean:
+            tokens, mask = masked_mean(tokens, mask)[:, None], mask.any(dim=1, keepdim=True)
         return torch.cat([tokens, mask[..., None].to(tokens.dtype)], -1)

@@ -7,21 +7,31 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from medvl_core.build import build_dataset
 from medvl_core.errors import EXIT_DATA, MedvlError
+from medvl_core.readers import FileSource
 from medvl_core.study import Image, Report, Study
 from medvl_core.tables import need_columns, read_table
 
-__all__ = ["SAME_IMAGE", "Leak", "LeakageError", "find_leaks", "image_signature", "read_splits", "refuse_leaks"]
+__all__ = [
+    "SAME_IMAGE",
+    "Leak",
+    "LeakageError",
+    "compared",
+    "find_leaks",
+    "image_signature",
+    "read_splits",
+    "refuse_leaks",
+]
 
 SAME_IMAGE = 0.95
 """Images whose signatures correlate this much count as one. See `image_signature` for what that finds and what not."""
 
+_IMAGES: Mapping[str, Literal["volume", "radiograph"]] = {"ct": "volume", "cxr": "radiograph"}
 _WAVES = 16
 _PAIRS_PER_CHUNK = 2**24
 
@@ -135,33 +145,58 @@ def read_splits(
     split_column: str = "split",
     subject_column: str = "subject",
     study_column: str = "study",
+    scan_column: str | None = None,
+    report_column: str | None = None,
 ) -> dict[str, list[Study]]:
-    """Studies of a table for the data set ``baseline/folder``, by the words in its split column, whatever these are.
-
-    The data set itself refuses a table whose splits share a patient, at the first one; `find_leaks` lists all.
+    """Studies of a table by the words in its split column, whatever these are. Images are found, and not yet read.
 
     Args:
-        table: CSV, parquet or Excel file.
+        table: CSV, parquet or Excel file. Images are in the columns ``ct`` and ``cxr``.
         root: Folder that image paths start from. ``None``: the table's own.
         split_column: Column of splits.
         subject_column: Column of patients.
         study_column: Column of study ids.
+        scan_column: Column that reconstructions of one acquisition share. ``None``: ``scan`` where there is one.
+        report_column: Column of reports. ``None``: ``report``, or ``findings`` and ``impression``, where there are.
 
     Raises:
-        FileNotFoundError: If the table or an image is missing.
-        ValueError: If the table breaks a rule of the data set, or a split is blank. The message starts with the table.
+        FileNotFoundError: If there is no such table.
+        ValueError: If a named column is missing, a split, patient or study is blank, or two patients have one file. The
+            message starts with the table.
     """
     rows = read_table(table)
-    need_columns(table, rows, [split_column])
-    if (blank := rows[split_column] == "").any():
-        raise ValueError(f"{table}, row {blank.idxmax()}: {split_column} is blank; name a split or remove the row")
-    columns = {"subject_column": subject_column, "study_column": study_column}
-    dataset = build_dataset("baseline/folder", table=table, root=root, shares=(1, 0, 0), **columns)
-    split_of = dict(zip(rows[study_column], rows[split_column], strict=True))
+    ids = [split_column, subject_column, study_column]
+    need_columns(table, rows, [*ids, *filter(None, (scan_column, report_column))])
+    folder = Path(table).parent if root is None else Path(root)
     splits: dict[str, list[Study]] = {}
-    for study in dataset.studies("train"):
-        splits.setdefault(split_of[study.study_id], []).append(study)
+    owner: dict[Path, tuple[int, str]] = {}
+    for number, row in zip(rows.index, rows.to_dict("records"), strict=True):
+        if blank := [column for column in ids if not row[column]]:
+            raise ValueError(f"{table}, row {number}: {blank[0]} is blank; fill it in or remove the row")
+        split, subject, study = (row[column] for column in ids)
+        whole = row.get(report_column or "report", "")
+        report = Report(whole) if whole or report_column else Report(row.get("findings", ""), row.get("impression", ""))
+        images = {m: FileSource(folder / row[m], kind) for m, kind in _IMAGES.items() if row.get(m)}
+        for source in images.values():
+            before, other = owner.setdefault(source.path.resolve(), (number, subject))
+            if other != subject:
+                raise ValueError(f"{table}, row {number}: {source.path} belongs to another patient in row {before}")
+        scan = row.get(scan_column or "scan", "") or study
+        one = Study(study_id=study, subject_id=subject, scan_id=scan, images=images, report=report)
+        splits.setdefault(split, []).append(one)
     return splits
+
+
+def compared(splits: Mapping[str, Sequence[Study]], images: Sequence[str] = (), shortest_report: int = 0) -> str:
+    """What `find_leaks` compares when it is called with the same, in a line: without reports none is found shared."""
+    studies = [study for part in splits.values() for study in part]
+    scans = {study.scan_id for study in studies}
+    n_reports = sum(_words(study.report, shortest_report) is not None for study in studies)
+    parts = [f"{len({study.subject_id for study in studies})} patients", f"{len(studies)} studies"]
+    parts.append("scans = studies" if scans == {study.study_id for study in studies} else f"{len(scans)} scans")
+    parts.append(f"{n_reports} reports")
+    parts += [f"{sum(modality in study.images for study in studies)} {modality} images" for modality in images]
+    return ", ".join(parts)
 
 
 def image_signature(image: Image) -> NDArray[np.float32]:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import csv
+import gzip
 import hashlib
-import io
 import json
-import os
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,10 +15,12 @@ import numpy as np
 
 from medvl_core.data import ImageRows, rng_for
 from medvl_core.embedding import FrozenEmbedding
-from medvl_core.files import safe_name, write_text
+from medvl_core.files import atomic, safe_name, write_csv
 from medvl_core.protocols import TextSource
 from medvl_core.radiograph import SimulatedRadiograph
+from medvl_core.radiograph.source import VERSION as RADIOGRAPH_VERSION
 from medvl_core.readers import FileSource
+from medvl_core.readers.source import VERSION as READERS_VERSION
 from medvl_core.scale import ScaleReport
 from medvl_core.study import Image, ImageSource, Report, Shared, Study
 
@@ -49,15 +50,15 @@ class PrepareStudy:
     embeddings: Sequence[FrozenEmbedding] = field(default=())
     text: TextSource | None = None
 
-    def __call__(self, study: Study) -> dict[str, Any]:
-        """The study's row of the table, and its files and store rows.
+    def __call__(self, study: Study) -> dict[str, str]:
+        """Make the study's files and store rows; its images by name, for the table.
 
         Raises:
             ValueError: If the study has no text, or an image cannot be used (``ImageError``).
         """
         if self.text is not None:
             self.text.texts([study], rng_for(0, "text"))
-        row = _about(study)
+        row = {}
         if "ct" in study.images:
             row["ct"] = self._ct(study)
         if "cxr" in study.images:
@@ -74,6 +75,14 @@ class PrepareStudy:
         stores = [str(rows.store.folder) for rows in self.images if rows.store is not None]
         addresses = [embedding.address() for embedding in self.embeddings]
         return json.dumps([self.write_ct, stores, addresses, self.text is not None])
+
+    def finish(self) -> None:
+        """Merge the small files that one study at a time leaves in the stores; see `TensorStore.compact`."""
+        for rows in self.images:
+            if rows.store is not None:
+                rows.store.compact()
+        for embedding in self.embeddings:
+            embedding.compact()
 
     def _ct(self, study: Study) -> str:
         source = _origin(study.images["ct"])
@@ -96,28 +105,39 @@ class PrepareStudy:
         return str(path.relative_to(self.folder))
 
     def _target(self, kind: str, study: Study, suffix: str) -> Path:
-        path = self.folder / kind / (safe_name(study.study_id) + suffix)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return path
+        return self.folder / kind / (safe_name(study.study_id) + suffix)
 
 
 def source_version(study: Study) -> str:
-    """Digest of size and time of every file behind the study, and of the radiograph's options; nothing is read."""
+    """Digest of what a study's images are made from, and of the radiograph's options.
+
+    Of plain files size and time stand for the content; any other source gives its fingerprint, so that the cells of a
+    table that it reads beside a file count too.
+    """
     parts: list[Any] = []
     for modality, source in sorted(study.images.items()):
         parts.append(modality)
         if isinstance(source, SimulatedRadiograph):
-            parts.append({name: value for name, value in vars(source).items() if name != "source"})
-        origin = _origin(source)
-        path = getattr(origin, "path", None)
-        files = [] if path is None else sorted(path.iterdir()) if path.is_dir() else [path] if path.exists() else []
-        parts += [[str(f), f.stat().st_size, f.stat().st_mtime_ns] for f in files]
-        parts += [origin.fingerprint()] if path is None else []
+            parts += [RADIOGRAPH_VERSION, {name: value for name, value in vars(source).items() if name != "source"}]
+        parts.append(_state(_origin(source)))
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def _state(origin: ImageSource) -> Any:
+    if isinstance(origin, FileSource):
+        path = origin.path
+        files = sorted(path.iterdir()) if path.is_dir() else [path] if path.exists() else []
+        return [READERS_VERSION, origin.kind, *([str(f), f.stat().st_size, f.stat().st_mtime_ns] for f in files)]
+    try:
+        return origin.fingerprint()
+    except (ValueError, OSError) as error:  # reading the study will say so, as its reason in the list of bad ones
+        return str(error)
 
 
 def write_tables(folder: Path, studies: Mapping[str, Sequence[Study]], report: ScaleReport) -> tuple[Path, Path]:
     """Write ``studies.csv``, which ``baseline/folder`` reads, and ``failed.csv``, with a reason per study.
+
+    Labels, reports and ids are those of ``studies`` now, whenever the images were made.
 
     Args:
         folder: Where.
@@ -132,24 +152,18 @@ def write_tables(folder: Path, studies: Mapping[str, Sequence[Study]], report: S
     for split, part in studies.items():
         for study in part:
             if study.study_id in report.records:
-                record = report.records[study.study_id]
-                rows.append([{**record, "split": split}.get(c, "") for c in _COLUMNS])
-                rows[-1] += [record["labels"].get(name, "") for name in labels]
-    table = write_text(folder / "studies.csv", _csv([*_COLUMNS, *labels], rows))
-    failed = [[study_id, reason] for study_id, reason in report.failed.items()]
-    return table, write_text(folder / "failed.csv", _csv(["study", "reason"], failed))
+                row = {**report.records[study.study_id], **_about(study), "split": split}
+                values = (study.labels.get(name, math.nan) for name in labels)
+                cells = ["" if math.isnan(value) else int(value) for value in values]
+                rows.append([*(row.get(column, "") for column in _COLUMNS), *cells])
+    table = write_csv(folder / "studies.csv", [*_COLUMNS, *labels], rows)
+    return table, write_csv(folder / "failed.csv", ["study", "reason"], list(report.failed.items()))
 
 
-def _about(study: Study) -> dict[str, Any]:
+def _about(study: Study) -> dict[str, str]:
     report = study.report or Report()
-    return {
-        "study": study.study_id,
-        "subject": study.subject_id,
-        "scan": study.scan_id,
-        "findings": report.findings,
-        "impression": report.impression,
-        "labels": {name: int(value) for name, value in study.labels.items() if value == value},
-    }
+    ids = {"study": study.study_id, "subject": study.subject_id, "scan": study.scan_id}
+    return {**ids, "findings": report.findings, "impression": report.impression}
 
 
 def _origin(source: ImageSource) -> ImageSource:
@@ -165,20 +179,17 @@ def _write_png(path: Path, array: np.ndarray) -> None:
     if low == high:
         raise ValueError(f"{path.stem}: the simulated radiograph is {low:g} everywhere; look at the CT")
     grey = np.rint((array.astype(np.float64) - low) * (65535 / (high - low))).astype(np.uint16)
-    partial = path.with_name(f".{os.getpid()}-{path.name}")
-    Picture.fromarray(grey).save(partial, format="PNG")
-    partial.replace(path)
+    with atomic(path) as file:
+        Picture.fromarray(grey).save(file, format="PNG")
 
 
 def _write_nifti(path: Path, image: Image) -> None:
     import nibabel as nib
 
-    partial = path.with_name(f".{os.getpid()}-{path.name}")
-    nib.save(nib.Nifti1Image(np.rint(image.array).astype(np.int16), image.affine), partial)
-    partial.replace(path)
-
-
-def _csv(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([header, *rows])
-    return text.getvalue()
+    limits = np.iinfo(np.int16)  # some metal lies above
+    voxels = np.rint(image.array).clip(limits.min, limits.max).astype(np.int16)
+    with (
+        atomic(path) as file,
+        gzip.GzipFile("", "wb", compresslevel=1, fileobj=file, mtime=0) as packed,  # no name, no time: the same bytes
+    ):
+        nib.Nifti1Image(voxels, image.affine).to_stream(packed)  # type: ignore[no-untyped-call]

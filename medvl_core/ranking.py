@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import logging
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medvl_core.files import write_text
+from medvl_core.files import atomic, read_text, safe_name, write_csv
 from medvl_core.readers import FileSource
 from medvl_core.readers.dicom import is_dicom
 from medvl_core.study import Study
@@ -56,12 +53,12 @@ def read_texts(path: str | Path) -> list[str]:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it has fewer than two different texts.
+        ValueError: If it has fewer than two different texts, or is not UTF-8.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file of texts; write one text per line")
-    texts = list(dict.fromkeys(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()))
+    texts = list(dict.fromkeys(line.strip() for line in read_text(path).splitlines() if line.strip()))
     if len(texts) < 2:
         raise ValueError(f"{path}: {len(texts)} text(s); give two or more to rank")
     return texts
@@ -156,30 +153,24 @@ class TextRanking:
         return Ranked({self.texts[i]: float(cosines[i]) for i in order}, row[0].cpu(), slices, weights)
 
     def _write(self, found: Mapping[str, Ranked]) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
         ranking = [
             (study, rank, text, f"{cosine:.6f}")
             for study, one in found.items()
             for rank, (text, cosine) in enumerate(one.texts.items(), 1)
         ]
-        self._table("ranking.csv", ("study", "rank", "text", "cosine"), ranking)
+        write_csv(self.folder / "ranking.csv", ("study", "rank", "text", "cosine"), ranking)
         rows = torch.stack([one.embedding for one in found.values()]).numpy()
-        np.savez(self.folder / "embeddings.npz", study=np.array(list(found)), embedding=rows)
+        with atomic(self.folder / "embeddings.npz") as file:
+            np.savez(file, study=np.array(list(found)), embedding=rows)
         weighed = {study: one for study, one in found.items() if one.weights is not None}
         if weighed:
             weights = [(s, k, f"{w:.6f}") for s, one in weighed.items() for k, w in enumerate(one.weights.tolist(), 1)]  # type: ignore[union-attr]
-            self._table("slices.csv", ("study", "slice", "weight"), weights)
+            write_csv(self.folder / "slices.csv", ("study", "slice", "weight"), weights)
         for study, one in weighed.items():
-            name = re.sub(r"[^\w.-]+", "_", study)
-            slice_strip(self.folder / f"{name}_slices.png", one, self.shown, study)
+            slice_strip(self.folder / f"{safe_name(study)}_slices.png", one, self.shown, study)
         for study, one in found.items():
             best = ", ".join(f"{text} {cosine:.3f}" for text, cosine in list(one.texts.items())[:3])
             logger.info("%s: %s", study, best)
-
-    def _table(self, name: str, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows([header, *rows])
-        write_text(self.folder / name, text.getvalue())
 
 
 def slice_strip(path: str | Path, found: Ranked, shown: int = 6, title: str = "") -> Path:
@@ -218,7 +209,7 @@ def slice_strip(path: str | Path, found: Ranked, shown: int = 6, title: str = ""
     bars.set_ylabel("weight, %", fontsize=8)
     bars.tick_params(labelsize=7)
     best, cosine = next(iter(found.texts.items()))
-    figure.suptitle(f"{title}\nbest text: {best} (cosine {cosine:.3f})".strip(), fontsize=9)
+    figure.suptitle(f"{title}\nbest text: {best} (cosine {cosine:.3f})".strip(), fontsize=9, parse_math=False)
     figure.savefig(path, dpi=150)
     return Path(path)
 

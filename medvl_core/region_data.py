@@ -34,6 +34,7 @@ class RegionDataset(Dataset[dict[str, Any]]):
         label_names: Columns of ``labels``; a study without one of them has NaN there.
         min_voxels: See above.
         min_share: See above.
+        foreground: Share of patches that are drawn around a random voxel of a region, in [0, 1].
         true_masks: Also give the label map as ``true_masks`` and ``voxel_ml``, for segmentation.
         seed: Seeds patches and negatives.
 
@@ -52,11 +53,15 @@ class RegionDataset(Dataset[dict[str, Any]]):
         min_share: float = 0.5,
         true_masks: bool = False,
         seed: int = 0,
+        foreground: float = 0.0,
     ) -> None:
         if not studies:
             raise ValueError("no studies in this split; check the table's split column or the shares")
         if min_voxels < 1 or not 0 <= min_share <= 1:
             raise ValueError(f"min_voxels is {min_voxels} and min_share {min_share}; at least 1, and within [0, 1]")
+        if not 0 <= foreground <= 1:
+            raise ValueError(f"foreground is {foreground}; a share of patches within [0, 1]")
+        self.foreground = foreground
         self.studies, self.volumes, self.texts, self.report = list(studies), volumes, texts, report
         self.label_names, self.min_voxels, self.min_share = tuple(label_names), min_voxels, min_share
         self.true_masks, self.seed = true_masks, seed
@@ -71,7 +76,7 @@ class RegionDataset(Dataset[dict[str, Any]]):
         volume, regions = self.volumes(study)
         whole = self._counts(regions)
         if isinstance(index, tuple):
-            corner = self._corner(volume.shape, rng_for(self.seed, "patch", epoch, study.study_id))
+            corner = self._corner(regions, rng_for(self.seed, "patch", epoch, study.study_id))
             volume, regions = (_cut(part, corner, self.volumes.input.size) for part in (volume, regions))
         inside = self._counts(regions)
         visible = torch.from_numpy((inside >= self.min_voxels) & (inside >= self.min_share * whole))
@@ -99,9 +104,14 @@ class RegionDataset(Dataset[dict[str, Any]]):
     def _counts(self, regions: NDArray[np.uint8]) -> NDArray[np.int64]:
         return np.bincount(np.asarray(regions).reshape(-1), minlength=len(self.volumes.names) + 1)[1:]
 
-    def _corner(self, shape: tuple[int, ...], rng: np.random.Generator) -> tuple[int, ...]:
-        pairs = zip(shape, self.volumes.input.size, strict=True)
-        return tuple(int(rng.integers(max(length - patch, 0) + 1)) for length, patch in pairs)
+    def _corner(self, regions: NDArray[np.uint8], rng: np.random.Generator) -> tuple[int, ...]:
+        free = [max(length - patch, 0) for length, patch in zip(regions.shape, self.volumes.input.size, strict=True)]
+        corner = [int(rng.integers(most + 1)) for most in free]
+        if self.foreground and rng.random() < self.foreground and len(inside := np.flatnonzero(regions)):
+            middle = np.unravel_index(inside[rng.integers(len(inside))], regions.shape)
+            pairs = zip(middle, self.volumes.input.size, free, strict=True)
+            corner = [int(np.clip(place - patch // 2, 0, most)) for place, patch, most in pairs]
+        return tuple(corner)
 
 
 def _texts_of(texts: RegionTexts, study: Study, visible: Tensor, rng: np.random.Generator) -> dict[str, Tensor]:

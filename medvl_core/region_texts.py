@@ -14,11 +14,11 @@ from torch import Tensor
 
 from medvl_core.alignment import Tower
 from medvl_core.data import rng_for
+from medvl_core.embedding import producer_of
 from medvl_core.protocols import TextSource
 from medvl_core.regions import RegionText
 from medvl_core.store import TensorStore
 from medvl_core.study import Study
-from medvl_core.weights import weights_digest
 
 __all__ = [
     "ABNORMAL",
@@ -51,7 +51,7 @@ def spoken(name: str) -> str:
 
 
 class StoredTexts:
-    """Unit embeddings of texts by a frozen tower, computed once and kept on disk by the tower's weights.
+    """Unit embeddings of texts by a frozen tower, computed once and kept on disk by what the tower computes.
 
     Args:
         tower: The frozen text tower.
@@ -62,7 +62,7 @@ class StoredTexts:
         self.tower = tower
         self._store = TensorStore(
             folder,
-            producer=weights_digest(tower),
+            producer=producer_of(tower),
             preprocessing=tower.encoder.input.digest(),  # type: ignore[union-attr, operator]
             shape=(tower.embed_dim,),
         )
@@ -87,7 +87,7 @@ class RegionTexts:
     negatives for regions that are normal.
 
     Args:
-        source: Gives the text and status of each region of a study.
+        source: Gives the text and status of each region of a study; ``None`` where there are only names.
         embed: Texts → unit rows, e.g. `StoredTexts`.
         names: Region names R.
         studies: All studies that are read later.
@@ -111,7 +111,7 @@ class RegionTexts:
 
     def __init__(
         self,
-        source: RegionTextSource,
+        source: RegionTextSource | None,
         embed: Callable[[Sequence[str]], Tensor],
         names: Sequence[str],
         studies: Sequence[Study],
@@ -126,12 +126,12 @@ class RegionTexts:
         self._place = {name: place for place, name in enumerate(self.names)}
         found = {study.study_id: self._of_source(source, study) for study in [*studies, *training]}
         unique = list(dict.fromkeys(text.text for texts in found.values() for text in texts.values()))
-        if not unique:
+        if not unique and source is not None:
             raise ValueError(f"none of {len(found)} studies has a text for any of the {len(self.names)} regions")
         number = {text: group for group, text in enumerate(unique)}
-        self._embedding = embed(unique)
-        self._rows = {study: self._row(texts, number) for study, texts in found.items()}
         self.names_embedding = embed([anatomy.format(spoken(name)) for name in self.names])
+        self._embedding = embed(unique) if unique else torch.zeros_like(self.names_embedding[:1])
+        self._rows = {study: self._row(texts, number) for study, texts in found.items()}
         self._make_dictionary([found[study.study_id] for study in training], number, unique, size)
 
     def of(self, study: Study) -> tuple[Tensor, Tensor, Tensor]:
@@ -155,8 +155,8 @@ class RegionTexts:
             drawn[region, :take] = torch.from_numpy(rng.choice(entries, take, replace=False)) if take else drawn[0, :0]
         return drawn.flatten()
 
-    def _of_source(self, source: RegionTextSource, study: Study) -> dict[str, RegionText]:
-        texts = source.region_texts(study)
+    def _of_source(self, source: RegionTextSource | None, study: Study) -> dict[str, RegionText]:
+        texts = {} if source is None else source.region_texts(study)
         return {name: text for name, text in texts.items() if name in self._place and text.status in _STATUS}
 
     def _row(self, texts: Mapping[str, RegionText], number: Mapping[str, int]) -> tuple[Tensor, Tensor]:

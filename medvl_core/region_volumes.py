@@ -36,18 +36,32 @@ class RegionVolumes:
         names: Region names R, at most 255.
         folder: Where the volumes are kept, below a folder named by ``input`` and ``names``.
         modality: Which of the study's images the regions lie on.
+        merge: Structure of the studies → the region it is counted to, beside the regions' own names: a cyst that the
+            mask maker takes out of its kidney.
 
     Raises:
-        ValueError: If a region repeats, there are none or too many, or the encoder reads several channels.
+        ValueError: If a region repeats, there are none or too many, a merge goes to none of them, or the encoder reads
+            several channels.
     """
 
-    def __init__(self, input: ImageInput, names: Sequence[str], folder: str | Path, modality: str = "ct") -> None:
+    def __init__(
+        self,
+        input: ImageInput,
+        names: Sequence[str],
+        folder: str | Path,
+        modality: str = "ct",
+        merge: Mapping[str, str] | None = None,
+    ) -> None:
         if not 1 <= len(set(names)) == len(names) <= 255:
             raise ValueError(f"{len(names)} region names, {len(set(names))} of them different; give 1 to 255 different")
         if input.channels != 1 or len(input.size) != 3:
             raise ValueError(f"regions lie on volumes of one channel; this encoder reads {input.channels} {input.size}")
+        self.merge = dict(merge or {})
+        if lost := [f"{part} into {name}" for part, name in self.merge.items() if name not in names]:
+            raise ValueError(f"merge: {', '.join(lost)}: no such region; the regions are {', '.join(names[:5])} ...")
         self.input, self.names, self.modality = input, tuple(names), modality
-        constants = json.dumps([replace(input, size=(1, 1, 1)).digest(), self.names, modality])
+        merged = [sorted(self.merge.items())] if self.merge else []
+        constants = json.dumps([replace(input, size=(1, 1, 1)).digest(), self.names, modality, *merged])
         fixed = [] if input.spacing_mm is not None else list(input.size)
         digest = hashlib.sha256((constants + json.dumps(fixed)).encode()).hexdigest()
         self.folder = Path(folder) / f"regions-{digest[:24]}"
@@ -128,7 +142,8 @@ class RegionVolumes:
         return replace(self.input, size=tuple(max(int(n * s / t + 1e-4), 1) for n, s, t in pairs))
 
     def _table(self, study: Study) -> NDArray[np.uint8]:
-        labels = {name: label for label, name in enumerate(self.names, start=1)}
+        own = {name: label for label, name in enumerate(self.names, start=1)}
+        labels = {part: own[name] for part, name in self.merge.items()} | own
         known: Mapping[int, int] = {i: labels[n] for i, n in study.region_names.items() if n in labels}
         if not known:
             have = ", ".join(list(study.region_names.values())[:5]) or "none"

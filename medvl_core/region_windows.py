@@ -82,7 +82,8 @@ class ScanEmbedding(nn.Module):
 
         Returns:
             Embeddings ``"<image>"`` ``B E`` (all voxels) and ``"<image>_regions"`` ``B R E``, zero rows for regions
-            that are absent or not visible; with ``segment`` the extra ``"predicted_masks"`` ``B X Y Z`` (uint8).
+            that are absent or not visible; none for a model of level ``"none"``. With ``segment`` the extra
+            ``"predicted_masks"`` ``B X Y Z`` (uint8).
         """
         image, tower = self.model.image, self.model.tower
         scale: Any = self.model.logit_scale
@@ -94,6 +95,8 @@ class ScanEmbedding(nn.Module):
         if "region_visible" in batch:
             visible = visible & batch["region_visible"]
         embeddings = {image: embedded[:, 0], f"{image}_regions": embedded[:, 1:] * visible[..., None]}
+        if self.model.level == "none":
+            embeddings = {}  # of a head that nothing has trained
         extras = {} if masks is None else {"predicted_masks": masks}
         return AlignmentBatch(embeddings, scale, extras)
 

@@ -95,7 +95,7 @@ class RegionAlignmentModel(nn.Module):
         dictionary_group: Group ``D`` (int64) of each, equal for equal texts.
         temperature: τ, fixed.
         level: ``"region"`` makes a pair of every visible region; ``"scan"`` one of every scan and its report, for the
-            comparison with global alignment.
+            comparison with global alignment; ``"none"`` no pair, for segmentation alone.
         image: Modality of the volume.
     """
 
@@ -106,12 +106,14 @@ class RegionAlignmentModel(nn.Module):
         dictionary: Tensor | None = None,
         dictionary_group: Tensor | None = None,
         temperature: float = 0.07,
-        level: Literal["region", "scan"] = "region",
+        level: Literal["region", "scan", "none"] = "region",
         image: str = "ct",
     ) -> None:
         super().__init__()
         if not temperature > 0:
             raise ValueError(f"temperature is {temperature}; it must be positive")
+        if level not in ("region", "scan", "none"):
+            raise ValueError(f"level is {level!r}; give region, scan or none")
         self.tower = tower
         self.level = level
         self.image = image
@@ -128,13 +130,16 @@ class RegionAlignmentModel(nn.Module):
         Args:
             batch: ``image`` ``B C X Y Z``; ``"regions"`` ``B X Y Z``; ``"region_visible"`` ``B R`` (bool);
                 ``"diagnosis_embedding"`` ``B R E``, zero rows where there is no text, ``"diagnosis_group"`` ``B R``,
-                ``"negatives"`` ``B N``; at level ``"scan"`` instead ``"report_embedding"`` ``B E``, ``"text_group"``.
+                ``"negatives"`` ``B N``; at level ``"scan"`` instead ``"report_embedding"`` ``B E``, ``"text_group"``;
+                at level ``"none"`` only the first two.
 
         Returns:
             Rows ``P E`` of ``image`` and its texts; extras as the organ losses need them.
         """
         output = self.tower(batch[self.image], batch["regions"])
         extras: dict[str, Any] = {"regions": batch["regions"], "logits": output.logits}
+        if self.level == "none":
+            return AlignmentBatch({}, self.logit_scale, extras)
         if self.level == "scan":
             embeddings = {self.image: output.scan, "report": batch["report_embedding"].float()}
             return AlignmentBatch(embeddings, self.logit_scale, extras | {"text_group": batch["text_group"]})

@@ -6,7 +6,6 @@ import errno
 import hashlib
 import json
 import os
-import secrets
 import shutil
 from collections.abc import Iterable
 from functools import lru_cache
@@ -14,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from medvl_core.files import atomic
 
 __all__ = ["DamagedShard", "Key", "Shard", "row_digest", "write_shard"]
 
@@ -111,35 +112,25 @@ def write_shard(
         OSError: With the path and the missing megabytes when the disk is full. The temporary file is removed.
     """
     folder = target if target.is_dir() else target.parent
-    temporary = folder / f".tmp-{os.getpid()}-{secrets.token_hex(8)}"
     items = list(items)
     header = _header(metadata, [key for key, _ in items])
-    n_bytes = len(header) + sum(row.nbytes + 32 for _, row in items)
-    whole = hashlib.sha256(header)
+    digests = [row_digest(key, row) for key, row in items]
+    name = hashlib.sha256(header + b"".join(digests)).hexdigest()[:40]
+    path = folder / f"{name}.safetensors" if target.is_dir() else target
     try:
-        with temporary.open("wb") as file:
+        with atomic(path) as file:
             file.write(header)
             for _, row in items:
                 file.write(np.ascontiguousarray(row))
-            for key, row in items:
-                digest = row_digest(key, row)
-                whole.update(digest)
-                file.write(digest)
-            file.flush()
-            os.fsync(file.fileno())
-        path = folder / f"{whole.hexdigest()[:40]}.safetensors" if target.is_dir() else target
-        os.replace(temporary, path)
-        _sync_folder(folder)
+            file.writelines(digests)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            missing = max(n_bytes - shutil.disk_usage(folder).free, 0) / 1e6
-            text = f"{folder}: disk full, {n_bytes / 1e6:.1f} MB to write and {missing:.1f} MB missing"
-            raise OSError(error.errno, f"{text}; free space and run again, earlier rows are kept") from error
-        raise
-    except BaseException:  # also on Ctrl-C: no temporary file stays
-        temporary.unlink(missing_ok=True)
-        raise
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        n_bytes = len(header) + sum(row.nbytes + 32 for _, row in items)
+        missing = max(n_bytes - shutil.disk_usage(folder).free, 0) / 1e6
+        text = f"{folder}: disk full, {n_bytes / 1e6:.1f} MB to write and {missing:.1f} MB missing"
+        raise OSError(error.errno, f"{text}; free space and run again, earlier rows are kept") from error
+    _sync_folder(folder)
     return path
 
 

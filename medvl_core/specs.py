@@ -108,7 +108,7 @@ class ImageInput:
             )
 
     def digest(self) -> str:
-        """SHA-256 of the constants: stored in checkpoints and in the embedding store."""
+        """SHA-256 of the constants: stored with the weights of a `Tower` and in the embedding store."""
         return _digest(dataclasses.asdict(self))
 
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
@@ -15,13 +15,12 @@ import numpy as np
 
 from medvl_core.shards import DamagedShard, Key, Shard, row_digest, write_shard
 
-__all__ = ["Key", "StoreReport", "TensorStore"]
+__all__ = ["Key", "TensorStore"]
 
 _log = logging.getLogger(__name__)
 _VERSION = 1
 _STALE_S = 24 * 3600
-
-StoreReport = dict[str, Any]
+_SMALL, _MERGED = 2**24, 2**28  # bytes: files up to the first are merged into files up to the second
 
 
 class TensorStore:
@@ -80,7 +79,7 @@ class TensorStore:
             raise ValueError(f"{path}: no exported store ({error}); export it again") from error
         store._single = path
         store._refresh()
-        if store._ignored:
+        if not store._rows:
             raise ValueError(f"{path}: no exported store of this version; export it again")
         return store
 
@@ -204,28 +203,34 @@ class TensorStore:
         return write_shard(path, self.metadata, [(key, self.get(key)) for key in keys])
 
     def compact(self) -> None:
-        """Merge all files into one and remove what it replaces, damaged files and old temporary files included."""
+        """Merge small files, and remove damaged ones and old temporary ones; for a store filled one row at a time.
+
+        A kill leaves every row in one file or in two. Other processes may read and write meanwhile, but on a network
+        drive no other machine may: it could lose a file that it has mapped.
+        """
         self._refresh()
-        keys = [key for key in self.keys() if self._find(key) is not None]
-        before = set(self._seen)
-        merged = self._write([(key, self.get(key)) for key in keys]) if keys else None
-        for path, identity in before:
-            # Another process may have removed it, or put a repaired file in its place.
-            with suppress(FileNotFoundError):
-                if path != merged and _identity(path) == identity:
-                    path.unlink()
+        shards = {shard.path: shard for places in self._rows.values() for shard, _ in places}
+        sizes = {path: identity[2] for path, identity in self._seen if path in shards and identity[2] <= _SMALL}
+        damaged = {path for path, _ in self._seen} - set(shards)
+        done: set[Key] = set()
+        for group in _groups(sizes) if len(sizes) > 1 else ():
+            keys = sorted({key for path in group for key in shards[path].keys} - done)
+            rows = [(key, np.array(row)) for key in keys if (row := self._find(key)) is not None]
+            done.update(key for key, _ in rows)
+            self._remove(group - {self._write(rows)} if rows else group)
+        self._remove(damaged)
         for path in self.folder.glob(".tmp-*"):
             with suppress(FileNotFoundError):
                 if path.stat().st_mtime < time.time() - _STALE_S:
                     path.unlink()
         self._forget()
 
-    def verify(self) -> StoreReport:
-        """Read every row again: ``{"rows": valid, "damaged": [keys], "damaged_files": [names]}``."""
-        self._forget()
-        self._refresh()
-        damaged = [key for key in sorted(self._rows) if self._find(key) is None]
-        return {"rows": len(self._rows) - len(damaged), "damaged": damaged, "damaged_files": sorted(self._ignored)}
+    def _remove(self, paths: set[Path]) -> None:
+        for path, identity in self._seen:
+            # another process may have removed it, or put a repaired file in its place
+            with suppress(FileNotFoundError):
+                if path in paths and _identity(path) == identity:
+                    path.unlink()
 
     def _where(self) -> Path:
         return self._single or self.folder
@@ -233,8 +238,7 @@ class TensorStore:
     def _forget(self) -> None:
         self._seen: set[tuple[Path, tuple[int, int, int]]] = set()
         self._rows: dict[Key, list[tuple[Shard, int]]] = {}
-        self._checked: set[Key] = set()
-        self._ignored: set[str] = set()
+        self._checked: set[tuple[Shard, int]] = set()
 
     def _refresh(self) -> None:
         """Take in files that appeared since the last look. A replaced file counts as new."""
@@ -247,7 +251,6 @@ class TensorStore:
             except FileNotFoundError:
                 return self._refresh()  # merged by another process meanwhile: list again
             except DamagedShard as error:
-                self._ignored.add(path.name)
                 _log.warning("%s; ignored, its rows are computed again", error)
 
     def _take(self, shard: Shard) -> None:
@@ -263,12 +266,12 @@ class TensorStore:
             shard, i = places[-1]
             try:
                 row = shard.rows[i]
-                if key in self._checked or row_digest(key, row) == shard.digests[i].tobytes():
-                    self._checked.add(key)
+                if (shard, i) in self._checked or row_digest(key, row) == shard.digests[i].tobytes():
+                    self._checked.add((shard, i))  # of this copy: another process may store the key again
                     return row
                 _log.warning("%s: the row of study %r fails its checksum; it is computed again", shard.path, key[0])
-            except (FileNotFoundError, ValueError):  # merged by another process, or cut since its header was read
-                self._checked.discard(key)
+            except (FileNotFoundError, ValueError):
+                pass  # merged by another process, or cut since its header was read
             places.pop()
         return None
 
@@ -282,6 +285,19 @@ class TensorStore:
             self._take(Shard(path))
         except FileNotFoundError:
             self._refresh()  # already merged by another process
+
+
+def _groups(sizes: Mapping[Path, int]) -> Iterator[set[Path]]:
+    """Files to merge into one, in the order of their names."""
+    group: set[Path] = set()
+    total = 0
+    for path in sorted(sizes):
+        total += sizes[path]
+        if group and total > _MERGED:
+            yield group
+            group, total = set(), sizes[path]
+        group.add(path)
+    yield group
 
 
 def _identity(path: Path) -> tuple[int, int, int]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import re
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
+
+from medvl_core.files import read_text, write_text
 
 __all__ = [
     "SPECIAL_TOKENS",
@@ -155,7 +155,7 @@ def read_word_weights(path: Path | str) -> dict[str, float]:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no word weights; make them with medvl_core.text.word_weights")
     weights: dict[str, float] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(read_text(path).splitlines(), start=1):
         word, _, value = line.partition("\t")
         try:
             weights[word] = float(value)
@@ -180,9 +180,9 @@ def _kept_or_built(path: Path, request: str, build: Callable[[], Sequence[str]])
     digest = _sha256(request.encode())
     if path.is_file() and _read_record(record_path) == {"request": digest, "sha256": _sha256(path.read_bytes())}:
         return path
-    content = "".join(f"{line}\n" for line in build()).encode()
-    _write_atomically(path, content)
-    _write_atomically(record_path, json.dumps({"request": digest, "sha256": _sha256(content)}).encode())
+    content = "".join(f"{line}\n" for line in build())
+    write_text(path, content)
+    write_text(record_path, json.dumps({"request": digest, "sha256": _sha256(content.encode())}))
     return path
 
 
@@ -239,18 +239,3 @@ def _read_record(path: Path) -> object:
 
 def _sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
-
-
-def _write_atomically(path: Path, content: bytes) -> None:
-    # A reader (another rank, a resumed run) sees the old file or the new one, never a part.
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:  # also on Ctrl-C: no temporary file stays
-        os.unlink(temporary)
-        raise

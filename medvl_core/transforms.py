@@ -19,7 +19,20 @@ from medvl_core.study import Image
 if TYPE_CHECKING:
     from monai.transforms import Compose
 
-__all__ = ["Normalise", "Orient", "RepeatChannels", "Resample", "Window", "standardise", "standardise_regions"]
+__all__ = [
+    "STANDARDISE_VERSION",
+    "Normalise",
+    "Orient",
+    "RepeatChannels",
+    "Resample",
+    "Window",
+    "standardise",
+    "standardise_regions",
+]
+
+STANDARDISE_VERSION = 1
+"""Part of the address of all that is kept of standardised images: raise it when the same image and ``ImageInput`` give
+other values than before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,7 +243,7 @@ def standardise(input: ImageInput) -> Compose:
     Volumes: orientation, window, resampling with crop and padding, channels. The same scan stored in any of the 48
     orientations gives the same tensor. Radiographs: window, resampling with centre crop or padding, channels. Both end
     with mean and standard deviation where the input has them.
-    ``input.digest()`` identifies it.
+    ``input.digest()`` and `STANDARDISE_VERSION` identify it.
 
     Args:
         input: The constants.

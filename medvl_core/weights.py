@@ -62,6 +62,7 @@ def load_weights(
     prefix: str = "",
     rename: Mapping[str, str] | None = None,
     ignore: Sequence[str] = (),
+    fresh: Sequence[str] = (),
 ) -> None:
     """Load a state dict into ``module``: every key must be there, none left over, every shape equal.
 
@@ -71,9 +72,11 @@ def load_weights(
         prefix: Only keys that start with it are used, and it is cut off.
         rename: Further prefix → replacement, applied after ``prefix``.
         ignore: Patterns (``fnmatch``) of keys in the file that are known not to be needed.
+        fresh: Patterns of the module's keys that keep their values, whatever the file has: a new head.
 
     Raises:
-        WeightsError: Listing what is missing, unexpected and mis-shaped, after the file's name.
+        WeightsError: Listing what is missing, unexpected and mis-shaped, after the file's name; or a pattern of
+            ``fresh`` that fits no key of the module.
     """
     content = read_checkpoint(path)
     if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
@@ -81,7 +84,12 @@ def load_weights(
     state = {key[len(prefix) :]: value for key, value in content.items() if key.startswith(prefix)}
     for old, new in (rename or {}).items():
         state = {new + key[len(old) :] if key.startswith(old) else key: value for key, value in state.items()}
-    load_state(module, state, path, ignore=ignore)
+    own = module.state_dict()
+    if idle := [pattern for pattern in fresh if not any(fnmatchcase(key, pattern) for key in own)]:
+        raise WeightsError(f"{path}: fresh names {', '.join(idle)}, which fit no weight of {type(module).__name__}")
+    kept = {key: value for key, value in own.items() if any(fnmatchcase(key, pattern) for pattern in fresh)}
+    state = {key: value for key, value in state.items() if not any(fnmatchcase(key, one) for one in fresh)}
+    load_state(module, state | kept, path, ignore=ignore)
 
 
 def load_state(
@@ -109,6 +117,7 @@ def load_state(
     names = names or {}
     state = {key: value for key, value in state.items() if not any(fnmatchcase(key, pattern) for pattern in ignore)}
     own = module.state_dict()
+    own = {key: value for key, value in own.items() if key in state or not key.endswith("input_sha256")}  # see Tower
     problems = [
         *(f"missing {names.get(key, key)} {tuple(own[key].shape)}" for key in own if key not in state),
         *(f"unexpected {key} {tuple(state[key].shape)}" for key in state if key not in own),

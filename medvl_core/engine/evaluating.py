@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from ignite.engine import Engine, Events
 from ignite.metrics import Metric
@@ -30,7 +32,8 @@ class PluginMetric(Metric):
 
     Args:
         evaluator: Built by ``build_evaluator``.
-        key: Which of its numbers stands under the metric's own name, for choosing the best model.
+        key: Which of its numbers stands under the metric's own name, for choosing the best model. It must not be NaN:
+            nothing is better than NaN, so the weights of that epoch would stay the best ones.
     """
 
     def __init__(self, evaluator: Evaluator, key: str | None = None) -> None:
@@ -60,13 +63,24 @@ class PluginMetric(Metric):
         return self.evaluator.compute()
 
     def completed(self, engine: Engine, name: str) -> None:
-        """Publish all numbers, and the key one under ``name``."""
+        """Publish all numbers, and the key one under ``name``.
+
+        Raises:
+            ValueError: If the key is not among the numbers, or is NaN.
+        """
         numbers = self.compute()
-        if self.key is not None and self.key not in numbers:
-            raise ValueError(f"metric {self.key!r} is not among those of this evaluator: {sorted(numbers)}")
         engine.state.metrics.update(numbers)
-        if self.key is not None:
-            engine.state.metrics[name] = float(numbers[self.key])
+        if self.key is None:
+            return
+        if self.key not in numbers:
+            raise ValueError(f"metric {self.key!r} is not among those of this evaluator: {sorted(numbers)}")
+        if math.isnan(numbers[self.key]):
+            n = len(engine.data_loader.dataset)  # type: ignore[attr-defined]
+            raise ValueError(
+                f"metric {self.key!r}: NaN, so it cannot choose the best weights; as a rule no class has positives and "
+                f"negatives among the {n} validation studies: enlarge the validation split or choose another key"
+            )
+        engine.state.metrics[name] = float(numbers[self.key])
 
 
 class MeanLoss(Metric):
@@ -158,7 +172,14 @@ def _plain(output: Mapping[str, Any]) -> dict[str, Any]:
         plain["labels"] = batch["labels"].detach().cpu()
     if "predicted_masks" in (extras := getattr(prediction, "extras", {})):
         # counted here: the masks of all cases would not fit in memory
-        pairs = zip(extras["predicted_masks"], batch["true_masks"], strict=True)
-        plain["voxel_counts"] = [voxel_counts(ours.cpu().numpy(), true.cpu().numpy()) for ours, true in pairs]
+        cases = zip(batch["study_id"], extras["predicted_masks"], batch["true_masks"], strict=True)
+        plain["voxel_counts"] = [_counts(*case) for case in cases]
         plain |= {key: batch[key] for key in ("voxel_ml",) if key in batch}
     return plain
+
+
+def _counts(study: str, predicted: torch.Tensor, true: torch.Tensor) -> np.ndarray:
+    try:
+        return voxel_counts(predicted.cpu().numpy(), true.cpu().numpy())
+    except ValueError as error:
+        raise ValueError(f"{study}: {error}") from error

@@ -23,10 +23,12 @@ class NonFiniteError(MedvlError, ArithmeticError):
 class GuardStep:
     """Stops the run at a non-finite loss or gradient, and clips the gradient's norm.
 
-    The optimiser has not stepped when it raises: weights and checkpoints keep their last good values.
+    The optimiser has not stepped when it raises: weights and checkpoints keep their last good values. With ``amp`` the
+    gradient is unscaled before it is clipped, and one that is not finite is the scaler's to skip while its scale is
+    above 1: too large a scale is the usual reason, and it is halved.
 
     Args:
-        parameters: The trained parameters.
+        parameters: The trained parameters, all of them the trainer's optimiser's.
         max_norm: Upper bound of the gradient's L2 norm; ``None`` only checks it.
     """
 
@@ -61,10 +63,11 @@ class GuardStep:
             raise NonFiniteError(self._message(engine, f"the loss is {loss.item()}"))
 
     def _check_gradient(self, engine: Any) -> None:
-        if engine.amp and engine.scaler is not None:  # gradients are still scaled here, and the scaler skips bad steps
-            return
+        scaler = engine.scaler if engine.amp else None
+        if scaler is not None:
+            scaler.unscale_(engine.optimizer)  # remembers what it found, and skips the step if that was not finite
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.max_norm or float("inf"))
-        if not torch.isfinite(norm):
+        if not torch.isfinite(norm) and (scaler is None or scaler.get_scale() <= 1):  # a disabled scaler's is 1
             raise NonFiniteError(self._message(engine, f"the gradient's norm is {norm.item()}"))
 
     @staticmethod

@@ -6,6 +6,7 @@ optimiser, schedule and the step number are all there is to restore, and it does
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import random
@@ -34,6 +35,8 @@ class ExactResume:
 
     The file is written beside the old one, flushed and swapped in; the one before is kept as ``<name>_previous.pt`` and
     used when the newest is damaged. List this handler last: it saves after the handlers before it have acted.
+    A resume needs the same studies in the same order, seed, objects and studies per step as the run it goes on from;
+    ``max_epochs`` may grow, and the processes may be others as long as together they take as many studies.
 
     Args:
         path: Checkpoint file, e.g. ``models/student_last.pt``.
@@ -60,6 +63,7 @@ class ExactResume:
         self.resume = as_flag(resume, "resume")
         self.evaluator = evaluator
         self.every = every
+        self._intact = False  # whether ``path`` is known to be good: written or verified by this process
 
     def attach(self, engine: Engine) -> None:
         """Register on MONAI's trainer, whose loader must use ``CounterBatchSampler``."""
@@ -104,10 +108,12 @@ class ExactResume:
                 "best_metric": float(self.evaluator.state.best_metric) if self.evaluator else 0.0,
                 "best_metric_epoch": int(self.evaluator.state.best_metric_epoch) if self.evaluator else -1,
                 "objects": {name: item.state_dict() for name, item in self.objects.items()},
+                "scaler": {} if engine.scaler is None else engine.scaler.state_dict(),
             }
-            if self.path.is_file():
+            if self._intact and self.path.is_file():  # a damaged one must not take the place of a good one before it
                 os.replace(self.path, self.previous)
             atomic_save(content, self.path)
+            self._intact = True
         if engine.state.iteration % engine.state.epoch_length == 0:
             raise_if_requested()
 
@@ -128,6 +134,8 @@ class ExactResume:
             )
         for name, item in self.objects.items():
             item.load_state_dict(content["objects"][name])
+        if engine.scaler is not None and content["scaler"]:  # empty of a scaler without a GPU
+            engine.scaler.load_state_dict(content["scaler"])
         engine.state.iteration = content["iteration"]
         engine.state.epoch = content["iteration"] // engine.state.epoch_length
         if self.evaluator is not None:
@@ -136,20 +144,30 @@ class ExactResume:
         logger.info("resumed %s at step %d", self.path, engine.state.iteration)
 
     def _newest_intact(self) -> dict[str, Any] | None:
-        for path in (self.path, self.previous):
-            if not path.is_file():
-                continue
+        there = [path for path in (self.path, self.previous) if path.is_file()]
+        for path in there:
             try:
-                return _read_verified(path)
+                content = _read_verified(path)
             except WeightsError as error:
-                logger.warning("%s; trying the one before", error)
+                logger.warning("%s", error)
+            else:
+                self._intact = path == self.path
+                return content
+        if there:
+            files = " and ".join(map(str, there))
+            raise WeightsError(f"{files}: damaged, nothing to resume from; put back a copy, or delete to start anew")
         return None
 
     def _identity(self, engine: Any) -> dict[str, Any]:
+        loader = engine.data_loader
+        ids = "\n".join(study.study_id for study in loader.dataset.studies)
         return {
             "seed": self.seed,
             "steps per epoch": engine.state.epoch_length,
-            "studies": len(engine.data_loader.dataset),
+            "studies": len(loader.dataset),
+            "digest of the study ids in their order": hashlib.sha256(ids.encode()).hexdigest()[:16],
+            "studies per step": loader.batch_sampler.batch_size * distributed.world_size(),
+            "amp": engine.amp,
             "objects": sorted(self.objects),
         }
 
@@ -159,7 +177,7 @@ def _read_verified(path: Path) -> dict[str, Any]:
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
-    except (zipfile.BadZipFile, EOFError) as error:
+    except Exception as error:  # a flipped bit in the directory raises half a dozen types, from zipfile's to Unicode's
         raise WeightsError(f"{path}: damaged checkpoint ({error})") from error
     if damaged:
         raise WeightsError(f"{path}: damaged checkpoint (wrong checksum in {damaged})")

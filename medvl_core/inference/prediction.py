@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import csv
-import hashlib
-import io
 import json
 import logging
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +14,7 @@ from torch import Tensor, nn
 
 from medvl_core.alignment import AlignmentModel
 from medvl_core.data import ImageRows
-from medvl_core.files import write_text
+from medvl_core.files import safe_name, write_csv, write_text
 from medvl_core.inference.figure import findings_figure
 from medvl_core.inference.nearest import NearestReports
 from medvl_core.study import Study
@@ -90,7 +86,7 @@ class FindingsPrediction:
         near = dict(zip(rows, self.nearest.find(embedded), strict=True)) if self.nearest is not None else {}
         self._write(found, near, refused)
         for study, film in films.items():
-            path = self.folder / "figures" / f"{_file_stem(study)}.png"
+            path = self.folder / "figures" / f"{safe_name(study)}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             findings_figure(path, film, found[study], study, near.get(study, ()))
         return found
@@ -119,11 +115,8 @@ class FindingsPrediction:
         near: Mapping[str, Sequence[Mapping[str, Any]]],
         refused: Mapping[str, str],
     ) -> None:
-        header = ["study", *self.classifier.classes]
-        lines = [header, *([study, *(f"{p:.6f}" for p in row.values())] for study, row in found.items())]
-        table = io.StringIO()
-        csv.writer(table, lineterminator="\n").writerows(lines)
-        write_text(self.folder / "findings.csv", table.getvalue())
+        lines = [[study, *(f"{p:.6f}" for p in row.values())] for study, row in found.items()]
+        write_csv(self.folder / "findings.csv", ["study", *self.classifier.classes], lines)
         prompts = {
             side: dict(zip(self.classifier.classes, texts, strict=True))
             for side, texts in self.classifier.prompts.items()
@@ -134,9 +127,3 @@ class FindingsPrediction:
             top = sorted(row.items(), key=lambda item: -item[1])[:5]
             logger.info("%s: %s", study, ", ".join(f"{name} {p:.2f}" for name, p in top))
         logger.info("%d radiograph(s) → %s; %d refused", len(found), self.folder / "findings.csv", len(refused))
-
-
-def _file_stem(study: str) -> str:
-    """A file name that every system takes, and that two ids never share."""
-    name = re.sub(r"[^\w.-]", "_", study)
-    return name if name == study else f"{name}-{hashlib.sha256(study.encode()).hexdigest()[:8]}"

@@ -12,9 +12,10 @@ import numpy as np
 from medvl_core.radiograph.simulate import simulate_radiograph
 from medvl_core.study import Image, ImageSource
 
-__all__ = ["SimulatedRadiograph", "check_jitter", "draw_pose"]
+__all__ = ["VERSION", "SimulatedRadiograph", "check_jitter", "draw_pose"]
 
-_VERSION = 2  # part of every fingerprint: raise it when the pixels change
+VERSION = 2
+"""Of the pixels, part of every fingerprint: raise it when they change."""
 
 
 def draw_pose(
@@ -87,5 +88,5 @@ class SimulatedRadiograph:
 
     def fingerprint(self) -> str:
         """Digest of the source's fingerprint, the options and the version of the simulation."""
-        content = json.dumps([_VERSION, self.source.fingerprint(), self.jitter, self.options], sort_keys=True)
+        content = json.dumps([VERSION, self.source.fingerprint(), self.jitter, self.options], sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()

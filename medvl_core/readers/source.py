@@ -13,9 +13,11 @@ import numpy as np
 from medvl_core.readers.checks import ImageError, check_ct, check_finite
 from medvl_core.study import Image
 
-__all__ = ["FileSource", "read_radiograph", "read_volume"]
+__all__ = ["VERSION", "FileSource", "read_radiograph", "read_volume"]
 
 Content = Literal["ct", "mr", "scan", "labels"]
+VERSION = 1
+"""Part of every fingerprint: raise it when a reader gives other voxels or pixels for the same file."""
 
 
 def read_volume(path: str | Path, *, content: Content = "ct") -> Image:
@@ -136,7 +138,7 @@ class FileSource:
         return read_volume(self.path, content="ct" if self.kind == "volume" else self.kind)
 
     def fingerprint(self) -> str:
-        """SHA-256 of the kind and the bytes; of a folder, of its files in the order of their names.
+        """SHA-256 of the kind, the readers' version and the bytes; of a folder, its files in the order of their names.
 
         Remembered in this process for as long as size and modification time stay the same.
         """
@@ -148,7 +150,7 @@ class FileSource:
 
 @lru_cache(maxsize=1 << 16)
 def _digest(kind: str, files: tuple[tuple[str, int, int], ...]) -> str:
-    total = hashlib.sha256(kind.encode())
+    total = hashlib.sha256(f"{kind} {VERSION}".encode())
     for name, _, _ in files:
         with open(name, "rb") as file:
             total.update(hashlib.file_digest(file, "sha256").digest())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medvl_core.errors import EXIT_DATA, MedvlError
+from medvl_core.files import atomic
 
 if TYPE_CHECKING:
     from medvl_core.data import StudyDataset
@@ -189,13 +189,9 @@ def _middle_coronal(volume: NDArray[np.float32], axcodes: str) -> NDArray[np.flo
 
 
 def _save(path: Path, arrays: Mapping[str, NDArray[Any]]) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    with partial.open("wb") as file:
+    with atomic(path) as file:
         np.savez_compressed(file, allow_pickle=False, **arrays)
-        file.flush()
-        os.fsync(file.fileno())
-    return partial.replace(path)
+    return path
 
 
 def _load(path: Path) -> dict[str, NDArray[Any]]:

@@ -18,7 +18,7 @@ from medvl_core.metrics import (
 )
 from medvl_core.report.figures import Curves, curve_grid, reliability
 from medvl_core.report.folder import EvaluationFolder
-from medvl_core.report.panels import Panel, area, number
+from medvl_core.report.panels import LABEL_COLUMNS, Panel, area, number
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -66,7 +66,7 @@ def _shown_thresholds(folder: EvaluationFolder, name: str) -> list[float]:
 def label_tables(folder: EvaluationFolder) -> list[Panel]:
     """A table per evaluator that wrote one row per class."""
     named = {stem.removesuffix(_PER_CLASS): table for stem, table in folder.tables.items() if stem.endswith(_PER_CLASS)}
-    named = {name: table for name, table in named.items() if {"class", "auroc", "auprc", "n_positive"} <= set(table)}
+    named = {name: table for name, table in named.items() if set(LABEL_COLUMNS) <= set(table)}
     if not named:
         return [Panel("labels", "Findings", missing="no evaluator wrote a table per finding")]
     several = len(named) > 1
@@ -110,7 +110,7 @@ def _label_row(row: Mapping[str, Any], extra: Mapping[str, float], train: Any) -
     }
     plain = {"chance": row.get("auprc_chance", math.nan)}
     plain |= {key: extra.get(key, math.nan) for key in ("threshold", "sensitivity", "specificity", "ece")}
-    areas = {name: [row[name], row[f"{name}_low"], row[f"{name}_high"]] for name in ("auroc", "auprc")}
+    areas = {name: _interval(row, name) for name in ("auroc", "auprc")}
     texts = {
         **{key: _percent(value) for key, value in shares.items()},
         **{key: number(value) for key, value in plain.items()},
@@ -127,6 +127,10 @@ def _label_row(row: Mapping[str, Any], extra: Mapping[str, float], train: Any) -
         **{f"{key}_text": text for key, text in texts.items()},
         "marks": areas["auroc"],
     }
+
+
+def _interval(row: Mapping[str, Any], name: str) -> list[float]:
+    return [row[name], *(row.get(f"{name}_{bound}", math.nan) for bound in ("low", "high"))]
 
 
 def _percent(share: float) -> str:
@@ -172,10 +176,7 @@ def _curves(folder: EvaluationFolder) -> list[Curves]:
         known = ~np.isnan(told.labels[:, c])
         labels, row = told.labels[known, c], rows.get(told.classes[c])
         if 0 < labels.sum() < len(labels):
-            texts = [
-                area(row[kind], row[f"{kind}_low"], row[f"{kind}_high"]) if row and kind in row else ""
-                for kind in ("auroc", "auprc")
-            ]
+            texts = [area(*_interval(row, kind)) if row and kind in row else "" for kind in ("auroc", "auprc")]
             found.append(Curves(str(told.classes[c]), labels, told.scores[known, c], *texts))
     return found
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = [
+    "LABEL_COLUMNS",
     "Panel",
     "against",
     "area",
@@ -26,6 +27,9 @@ __all__ = [
     "subgroups",
     "wordings",
 ]
+
+LABEL_COLUMNS = ("class", "auroc", "auprc", "n_positive", "n_negative")
+"""What a table per finding has; its bounds and its chance may lack."""
 
 _MOST_ROWS = 40
 _DIGITS = 12
@@ -205,7 +209,7 @@ def subgroups(folder: EvaluationFolder) -> Panel:
 def others(folder: EvaluationFolder) -> Panel:
     """Short tables that no other panel shows, and the names of long ones."""
     shown = [*_with_columns(folder, "wording"), *_with_columns(folder, "group"), *_with_columns(folder, "k")]
-    shown += _with_columns(folder, "auroc", "auprc", "class")
+    shown += _with_columns(folder, *LABEL_COLUMNS)
     rest = {stem: table for stem, table in folder.tables.items() if stem not in shown}
     short = {stem: table for stem, table in rest.items() if len(table) <= _MOST_ROWS and "study_id" not in table}
     long = [f"{stem}.csv ({len(table):,} rows)" for stem, table in rest.items() if stem not in short]

@@ -1,11 +1,11 @@
 """Contract checks of evaluators.
 
 One set of outputs serves every task: all modalities agree (retrieval); images point at the prompts of their classes,
-``"prompt_embeddings"`` maps ``"positive"`` and ``"negative"`` to ``C E`` (zero-shot); masks hold label k where the
-study has class k - 1 (segmentation); an instance with ``regions`` also gets ``"ct_regions"`` ``B R E`` and the prompts
-``"regions"`` ``R E``, where region r has class r; metadata has a ``"sex"``. What an instance says about itself changes
-them: ``classes`` their number; ``exclusive = True`` gives every study exactly one class; ``wordings`` puts a level of
-names above the sides of ``"prompt_embeddings"``.
+``"prompt_embeddings"`` maps ``"positive"`` and ``"negative"`` to ``C E`` (zero-shot); ``"voxel_counts"`` are those of
+masks that hold label k where the study has class k - 1 (segmentation); an instance with ``regions`` also gets
+``"ct_regions"`` ``B R E`` and the prompts ``"regions"`` ``R E``, where region r has class r; metadata has a ``"sex"``.
+What an instance says about itself changes them: ``classes`` their number; ``exclusive = True`` gives every study
+exactly one class; ``wordings`` puts a level of names above the sides of ``"prompt_embeddings"``.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from medvl_core.metrics import voxel_counts
 from medvl_core.specs import Metric
 from medvl_core.testing.harness import Subject, require, rng_untouched
 
@@ -65,12 +66,12 @@ def _outputs(evaluator: Any, *, perfect: bool, labels: Tensor | None = None) -> 
     if wordings := getattr(evaluator, "wordings", ()):
         prompts = dict.fromkeys(wordings, prompts)
     true = _masks(labels)
+    predicted = true if perfect else torch.randint(0, count + 1, true.shape, generator=generator)
     return {
         "embeddings": embeddings,
         "prompt_embeddings": prompts,
         "metadata": [{"sex": "FM"[index % 2]} for index in range(_STUDIES)],
-        "true_masks": true,
-        "predicted_masks": true if perfect else torch.randint(0, count + 1, true.shape, generator=generator),
+        "voxel_counts": [voxel_counts(*pair) for pair in zip(predicted.numpy(), true.numpy(), strict=True)],
         "study_id": ids,
         "subject_id": ids,
         "scan_id": ids,

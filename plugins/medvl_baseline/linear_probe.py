@@ -17,6 +17,7 @@ from medvl_baseline.decisions import DECISIONS, decision_statistic, mean_defined
 from medvl_baseline.figures import probe_curves
 from medvl_baseline.probe import Fitting
 from medvl_baseline.probe_folds import Fold, Plan, Scheme, fit_folds
+from medvl_core.cross_validation import rank_share
 from medvl_core.metrics import areas_statistic, bootstrap_ci
 from medvl_core.predictions import Predictions
 from medvl_core.specs import Metric
@@ -163,19 +164,25 @@ class LinearProbe:
         return [path]
 
     def predictions(self, fraction: float | None = None) -> Predictions:
-        """Mean logit of each tested study over the probes that it was held out from.
+        """Mean score of each tested study over the probes that it was held out from, and its probability by mean logit.
+
+        With scheme ``"train"`` every probe tests every study: the score is the logit. Otherwise studies meet different
+        probes, whose logits have different offsets: it is the rank within the fold and class, in (0, 1), as in
+        `medvl_core.cross_validation.pool_folds`. Which of exclusive classes a probe decides on, probabilities tell.
 
         Args:
             fraction: One of ``fractions``; the largest by default.
         """
         folds, labels = self._folds()[self.fractions[-1] if fraction is None else fraction], self._collected.labels()
-        total, times = np.zeros(labels.shape), np.zeros(len(labels))
+        total, ranks, times = np.zeros(labels.shape), np.zeros(labels.shape), np.zeros((len(labels), 1))
         for fold in folds:
             total[fold.rows] += fold.scores
+            ranks[fold.rows] += rank_share(fold.scores)
             times[fold.rows] += 1
         kept = np.flatnonzero(times)
-        scores = total[kept] / times[kept, None]
-        probabilities = softmax(scores, axis=1) if self.exclusive else expit(scores)
+        logits = total[kept] / times[kept]
+        scores = logits if self.scheme == "train" else ranks[kept] / times[kept]
+        probabilities = softmax(logits, axis=1) if self.exclusive else expit(logits)
         ids = [np.array(self._collected.ids(name))[kept].tolist() for name in ("study_id", "subject_id")]
         return Predictions(*ids, self.classes, labels[kept], scores, probabilities)
 

@@ -12,7 +12,7 @@ from medvl_baseline.areas import area_interval, area_values, class_table, classe
 from medvl_baseline.collected import check_classes, check_prefix
 from medvl_baseline.decisions import mean_defined
 from medvl_baseline.figures import class_intervals
-from medvl_core.metrics import Interval, bootstrap_ci, voxel_counts
+from medvl_core.metrics import Interval, bootstrap_ci
 from medvl_core.metrics.bootstrap import Statistic
 from medvl_core.predictions import Predictions
 from medvl_core.specs import Metric
@@ -29,7 +29,7 @@ class Segmentation:
     r"""Dice per class over the studies that have it, and AUROC of the predicted volume for having it.
 
     $Dice = 2 |P \cap T| / (|P| + |T|)$ from all voxels of a study; studies without the class in the true mask are left
-    out of its Dice, and are the negatives of its detection. Masks are reduced to counts at once, none is kept.
+    out of its Dice, and are the negatives of its detection. It sees counts of voxels, never masks.
 
     Args:
         classes: Class → its label id in both masks, 1 to 255.
@@ -66,17 +66,16 @@ class Segmentation:
         """Collect one batch of B studies.
 
         Args:
-            outputs: ``study_id`` and ``subject_id``; ``predicted_masks`` and ``true_masks``, B label maps each (one
-                grid per study), or ``voxel_counts``, B times what `voxel_counts` gives; perhaps ``voxel_ml``, the
-                volume of a voxel of each study, without which volumes are in voxels.
+            outputs: ``study_id`` and ``subject_id``; ``voxel_counts``, B times what `medvl_core.metrics.voxel_counts`
+                gives; perhaps ``voxel_ml``, the volume of a voxel of each study, without which volumes are in voxels.
 
         Raises:
-            ValueError: If an entry is missing, lengths differ, or a pair of masks does not fit; it names the study.
+            ValueError: If an entry is missing, lengths differ, or a voxel has no positive volume.
         """
-        if lost := [name for name in self._ids if name not in outputs]:
+        if lost := [name for name in (*self._ids, "voxel_counts") if name not in outputs]:
             raise ValueError(f"Segmentation needs {lost} in outputs, which has {sorted(outputs)}")
         studies = [str(study) for study in outputs["study_id"]]
-        counts = self._counts_of(studies, outputs)
+        counts = [np.asarray(part) for part in outputs["voxel_counts"]]
         sizes = [float(size) for size in outputs.get("voxel_ml", [1.0] * len(studies))]
         if not len(counts) == len(sizes) == len(studies) == len(outputs["subject_id"]):
             raise ValueError(f"Segmentation got {len(studies)} studies, {len(counts)} masks, {len(sizes)} voxel sizes")
@@ -130,22 +129,6 @@ class Segmentation:
     def predictions(self) -> Predictions:
         """Predicted volume of every class against whether the true mask has it."""
         return Predictions(*self._ids.values(), self.classes, self._present(), self._volumes())
-
-    def _counts_of(self, studies: list[str], outputs: Mapping[str, Any]) -> list[np.ndarray]:
-        if "voxel_counts" in outputs:
-            return [np.asarray(part) for part in outputs["voxel_counts"]]
-        if "predicted_masks" not in outputs or "true_masks" not in outputs:
-            raise ValueError(
-                f"Segmentation needs predicted_masks and true_masks in outputs, which has {sorted(outputs)}"
-            )
-        pairs = list(zip(outputs["predicted_masks"], outputs["true_masks"], strict=True))
-        counts = []
-        for study, (predicted, true) in zip(studies, pairs, strict=True):
-            try:
-                counts.append(voxel_counts(predicted, true))
-            except ValueError as error:
-                raise ValueError(f"{study}: {error}") from error
-        return counts
 
     def _stacked(self) -> np.ndarray:
         """``N 3 C``: voxels predicted, true, and both."""

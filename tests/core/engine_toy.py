@@ -70,6 +70,8 @@ def stage(
     epochs: int = 4,
     seed: int = 0,
     every: int | None = None,
+    evaluator: Any = None,
+    batch_size: int = 4,
 ) -> tuple[SupervisedTrainer, list[tuple[int, float]], AlignmentModel]:
     """Trainer, the list its losses go to as (step, loss), and the model."""
     torch.manual_seed(seed)
@@ -78,20 +80,24 @@ def stage(
     rows = ImageRows("cxr", ImageInput(channels=1, size=(8, 8)), augmentation=RandGaussianNoise(prob=0.7, std=0.5))
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.05)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=epochs)
-    evaluator = SupervisedEvaluator(
+    validator = SupervisedEvaluator(
         device="cpu",
         val_data_loader=study_loader(StudyDataset(studies, images={"cxr": rows}), 5),
         network=model,
         prepare_batch=prepare_batch,
         decollate=False,
-        key_val_metric={"key": PluginMetric(FirstAxis(), "first_axis")},
+        key_val_metric={"key": PluginMetric(evaluator or FirstAxis(), "first_axis")},
         val_handlers=[SaveBest(folder / "best.pt", tower)],
     )
     trainer = SupervisedTrainer(
         device="cpu",
         max_epochs=epochs,
         train_data_loader=study_loader(
-            StudyDataset(studies, images={"cxr": rows}, seed=seed), 4, shuffle=True, seed=seed, num_workers=workers
+            StudyDataset(studies, images={"cxr": rows}, seed=seed),
+            batch_size,
+            shuffle=True,
+            seed=seed,
+            num_workers=workers,
         ),
         network=model,
         optimizer=optimizer,
@@ -100,15 +106,15 @@ def stage(
         decollate=False,
         train_handlers=[
             LrScheduleHandler(schedule, print_lr=False),
-            ValidationHandler(interval=1, validator=evaluator),
-            EpochLine("toy", evaluator, ["first_axis"]),
+            ValidationHandler(interval=1, validator=validator),
+            EpochLine("toy", validator, ["first_axis"]),
             GuardStep(model.parameters(), max_norm=1.0),
             ExactResume(
                 folder / "toy_last.pt",
                 {"model": model, "optimizer": optimizer, "lr_scheduler": schedule},
                 seed,
                 resume=resume,
-                evaluator=evaluator,
+                evaluator=validator,
                 every=every,
             ),
         ],
@@ -119,3 +125,12 @@ def stage(
         lambda engine: losses.append((engine.state.iteration, engine.state.output["loss"].item())),
     )
     return trainer, losses, model
+
+
+def use_scaler(trainer: SupervisedTrainer, scale: float) -> None:
+    """A gradient scaler that works on the CPU, where MONAI's own is disabled; set at the start, as MONAI does."""
+
+    def start(engine: Any) -> None:
+        engine.amp, engine.scaler = True, torch.amp.GradScaler("cpu", init_scale=scale, growth_interval=2)
+
+    trainer._event_handlers[Events.STARTED].insert(0, (start, (trainer,), {}))

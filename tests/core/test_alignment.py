@@ -8,6 +8,8 @@ from torch import nn
 
 from medvl_core.alignment import AlignmentLoss, AlignmentModel, Tower
 from medvl_core.protocols import AlignmentBatch, EncoderOutput, LossOutput, TokenBatch
+from medvl_core.specs import ImageInput
+from medvl_core.weights import WeightsError, atomic_save, load_weights, save_weights
 
 
 class Encoder(nn.Module):
@@ -52,6 +54,35 @@ class Dot(nn.Module):
 def _tower(**options) -> Tower:
     torch.manual_seed(0)
     return Tower(Encoder(), Mean(), embed_dim=5, **options)
+
+
+def _read(size: int = 8) -> Tower:
+    torch.manual_seed(size)
+    encoder = Encoder()
+    encoder.input = ImageInput(channels=1, size=(size, size))
+    return Tower(encoder, Mean(), embed_dim=5)
+
+
+def test_weights_of_another_preprocessing_are_refused(tmp_path):
+    path = save_weights(AlignmentModel({"cxr": _read(9)}), tmp_path / "model.safetensors")
+    theirs, own = (_read(size).encoder.input.digest()[:12] for size in (9, 8))
+    with pytest.raises(ValueError, match=rf"with preprocessing {theirs}, this tower has {own} \(.*size=\(8, 8\)"):
+        load_weights(AlignmentModel({"cxr": _read()}), path)
+    same = AlignmentModel({"cxr": _read(9)})
+    same.towers["cxr"].projection.weight.data.zero_()
+    load_weights(same, path)
+    assert same.towers["cxr"].projection.weight.any()
+
+
+def test_weights_that_say_nothing_of_preprocessing_load(tmp_path):
+    source, target = _read(9), _read()
+    state = {key: value for key, value in source.state_dict().items() if key != "input_sha256"}
+    load_weights(target, atomic_save(state, tmp_path / "published.pt"))
+    torch.testing.assert_close(target.encoder.layer.weight, source.encoder.layer.weight)
+    target.load_state_dict(state)
+    assert bytes(target.input_sha256.tolist()).hex() == target.encoder.input.digest()
+    with pytest.raises(WeightsError, match=r"missing projection\.weight"):
+        load_weights(target, atomic_save({k: v for k, v in state.items() if "proj" not in k}, tmp_path / "cut.pt"))
 
 
 def test_embedding_is_a_unit_vector_in_fp32():

@@ -104,6 +104,15 @@ def with_node(key, node):
         ({"_target_": "torch.optim.AdamWW"}, "'torch.optim.AdamWW' does not exist"),
         ({"_target_": "medvl_baseline.infonce.InfoNCE"}, "offer it as a component"),
         ({"_target_": "$@encoder"}, "is not the name of a class or function"),
+        ({"_target_": ["torch.optim.AdamW"]}, "['torch.optim.AdamW'] is not the name of a class or function"),
+        (
+            {"_target_": "medvl_core.build_pooling", "name": "baseline/mean", "options_for": ["baseline/cls"]},
+            "['baseline/cls'] is no object; map names of components to their options",
+        ),
+        (
+            {"_target_": "medvl_core.build_pooling", "name": "baseline/mean", "options_for": {"baseline/cls": 3}},
+            "3 is no object",
+        ),
         ({"_target_": "medvl_core.build_pooling", "name": "mean"}, "'mean' is a short name; write 'baseline/mean'"),
         ({"_target_": "medvl_core.build_pooling", "name": "baseline/maen"}, "did you mean 'baseline/mean'"),
         ({"_target_": "medvl_core.build_pooling", "name": "$x"}, "no pooling is called '$x'"),
@@ -134,6 +143,17 @@ def test_references_are_no_texts_with_a_number_sign(folder):
 def test_transforms_that_a_plugin_publishes_are_allowed(folder):
     found = problems(folder, train=with_node("node", {"_target_": "medvl_baseline.transforms.Window"}))
     assert found == ["configs/train.json::node::_target_: 'medvl_baseline.transforms.Window' does not exist"]
+
+
+def test_options_by_reference_are_checked_and_expressions_are_not(folder):
+    node = {"_target_": "medvl_core.build_pooling", "name": "baseline/mean", "options_for": "@own"}
+    found = problems(
+        folder,
+        train={**TRAIN, "node": node, "own": {"baseline/mean": "$dict(a=1)", "baseline/cls": "@x"}, "x": {"y": 1}},
+    )
+    assert [line for line in found if "options_for" in line or "no option" in line] == [
+        "configs/train.json::node: baseline/cls has no option 'y' (options: embed_dim)"
+    ]
 
 
 def test_name_by_reference(folder):
@@ -185,6 +205,29 @@ def test_metadata_lists_the_components(folder):
     assert missing.endswith(
         'is missing; the configs use {"encoder": ["baseline/resnet18_2d"], "pooling": ["baseline/mean"]}'
     )
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"medvl": {"components": ["baseline/mean"]}}, 'components: is ["baseline/mean"], no object of lists'),
+        ({"medvl": ["x"]}, "components: is missing"),
+        ({"medvl": {"components": {"encoder": "x", "pooling": [{}]}}}, "components::encoder: lists x but the configs"),
+        ({"network_data_format": ["x"]}, "network_data_format: ['x'] is not of type 'object'"),
+        ({"network_data_format": {"inputs": {"image": {"spatial_shape": 3}}, "outputs": {}}}, "spatial_shape"),
+    ],
+)
+def test_metadata_of_another_shape_is_a_problem(change, expected, folder):
+    found = problems(folder, metadata={**METADATA, **change})
+    assert any(expected in line for line in found), found
+
+
+@pytest.mark.parametrize("text", ["{", '{"type": 5}'])
+def test_own_schema_that_is_none(text, folder, tmp_path):
+    schema = tmp_path / "schema.json"
+    schema.write_text(text)
+    (problem,) = check_bundle(write_bundle(folder), schema)
+    assert str(problem).startswith(f"{schema}: is no JSON schema: ")
 
 
 def test_metadata_lists_other_components(folder):

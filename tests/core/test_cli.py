@@ -115,6 +115,25 @@ def test_bundle_check_exits_65_and_lists(tmp_path):
     assert {"where": "LICENSE", "message": "is missing"} in listed
 
 
+@pytest.mark.parametrize("override", [[], ["--override", "epochs"]])
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        ("train", "{", "configs/train.json: is not JSON"),
+        ("train", '[{"epochs": 1}]', "configs/train.json: must hold one JSON object"),
+        ("train", '{"a": {"_target_": ["x"]}}', "configs/train.json::a::_target_: ['x'] is not the name of"),
+        ("metadata", '{"medvl": {"components": ["x"]}}', 'medvl::components: is ["x"], no object of lists'),
+    ],
+)
+def test_bundle_check_lists_damaged_files(name, text, expected, override, tmp_path, monkeypatch, capsys):
+    (tmp_path / "configs").mkdir()
+    (tmp_path / f"configs/{name}.json").write_text(text)
+    monkeypatch.setattr(sys, "argv", ["medvl", "bundle", "check", str(tmp_path), *override])
+    with pytest.raises(SystemExit, match="65"):
+        cli.main()
+    assert expected in capsys.readouterr().out
+
+
 def test_new_plugin(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert "made medvl-my-lab" in invoke("new-plugin", "my_lab").output

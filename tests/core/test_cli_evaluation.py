@@ -50,20 +50,48 @@ def test_every_leak_is_a_line_and_report_text_is_in_none(table, monkeypatch, cap
         "report: study s0 of train and study s3 of test",
         "image cxr, similarity 1.000: study s0 of train and study s4 of tune",
         f"{table}: 4 leak(s)",
+        "compared: 4 patients, 5 studies, 4 scans, 5 reports, 5 cxr images",
     ]
-    code, out, _ = run(monkeypatch, capsys, table, "--shortest-report", "7", "--json")
+    code, out, error = run(monkeypatch, capsys, table, "--shortest-report", "7", "--json")
     assert (code, [leak["kind"] for leak in json.loads(out)]) == (65, ["patient", "scan"])
+    assert error == "compared: 4 patients, 5 studies, 4 scans, 0 reports\n"
 
 
 def test_a_clean_table_ends_with_0(table, monkeypatch, capsys):
     table.write_text("\n".join([*ROWS[:3], ROWS[5]]) + "\n", encoding="utf-8")
-    assert run(monkeypatch, capsys, table)[:2] == (0, f"{table}: 0 leak(s)\n")
+    code, out, _ = run(monkeypatch, capsys, table)
+    assert (code, out.splitlines()[0]) == (0, f"{table}: 0 leak(s)")
+
+
+@pytest.fixture
+def other_names(tmp_path):
+    path = tmp_path / "other.csv"
+    rows = ["subject,study,volume,Findings_EN,split", "p0,s0,v0,Same words.,train", "p1,s1,v0,same WORDS,test"]
+    path.write_text("\n".join(rows) + "\n", encoding="utf-8")
+    return path
+
+
+def test_columns_nobody_named_are_not_compared_and_the_last_line_says_so(other_names, monkeypatch, capsys):
+    monkeypatch.setenv("MEDVL_PLUGINS", "mine")  # the command needs no plugin
+    code, out, _ = run(monkeypatch, capsys, other_names)
+    assert code == 0
+    assert out.splitlines()[-1] == "compared: 2 patients, 2 studies, scans = studies, 0 reports"
+    code, out, _ = run(monkeypatch, capsys, other_names, "--report-column", "Findings_EN", "--scan-column", "volume")
+    assert code == 65
+    assert out.splitlines() == [
+        "scan v0: study s0 of train and study s1 of test",
+        "report: study s0 of train and study s1 of test",
+        f"{other_names}: 2 leak(s)",
+        "compared: 2 patients, 2 studies, 1 scans, 2 reports",
+    ]
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--split-column", "fold"], "table.csv: no column fold among"),
+        (["--report-column", "Findings"], "table.csv: no column Findings among"),
+        (["--scan-column", "volume"], "table.csv: no column volume among"),
         (["--image", "ct"], "images is ['ct']"),
         (["--similarity", "95"], "similarity is 95.0"),
     ],

@@ -107,6 +107,11 @@ def test_summary_against_scikit_learn():
     assert row["pooled_low"] < row["auroc_pooled"] < row["pooled_high"]
 
 
+def test_undefined_interval_stays_undefined():
+    row = summary_table([_fold(1, positives=False)], {"rare": ["b"]}, n_resamples=20).set_index("group").loc["rare"]
+    assert np.isnan([row["auroc_pooled"], row["pooled_low"], row["pooled_high"]]).all()
+
+
 def test_each_fold_runs_the_config_anew_and_the_files_can_be_compared(tmp_path):
     call = "$medvl_core.cross_validation.cross_validate(2, ['steps'], 'found', @ckpt_dir, @folder, {'rare': ['b']}, 20)"
     config = {

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from medvl_core.alignment import AlignmentLoss, AlignmentModel, Tower
-from medvl_core.build import build_loss
+from medvl_core.build import build_encoder, build_loss, build_pooling
 from medvl_core.data import ImageRows, StudyDataset, study_loader
-from medvl_core.embedding import FrozenEmbedding, image_store, prepare_images, usable_studies
+from medvl_core.embedding import FrozenEmbedding, image_store, prepare_images, producer_of, usable_studies
 from medvl_core.protocols import EncoderOutput, TokenBatch
 from medvl_core.specs import ImageInput, TextInput
 from tests.conftest import ArraySource
@@ -79,6 +79,55 @@ def test_prepared_study_is_not_read_again(studies, ct_rows, monkeypatch):
     monkeypatch.setattr(ArraySource, "load", read)
     prepare_images(studies, [ct_rows])
     assert ct_rows(studies[0]).shape == (1, 8, 8, 8)
+
+
+@pytest.mark.parametrize("prepared", [False, True])
+def test_image_is_as_precise_whether_it_was_stored_or_not(studies, ct_rows, prepared):
+    if prepared:
+        prepare_images(studies, [ct_rows])
+    half = ImageRows("ct", CT)(studies[3]).half().float()
+    assert not torch.equal(half, ImageRows("ct", CT)(studies[3]))
+    assert torch.equal(ct_rows(studies[3]), half)
+
+
+def _address(tmp_path, rows, pooling):
+    torch.manual_seed(0)
+    encoder = build_encoder("baseline/resnet_3d", size=(32, 32, 32), depth=10, base_width=4)
+    pooling = pooling and build_pooling(pooling)
+    return FrozenEmbedding("ct", Tower(encoder, pooling, embed_dim=5), rows, tmp_path).address()
+
+
+def test_parts_without_parameters_are_in_the_address(tmp_path, ct_rows):
+    same = _address(tmp_path, ct_rows, "baseline/mean")
+    assert _address(tmp_path, ct_rows, "baseline/mean") == same
+    assert _address(tmp_path, ct_rows, "baseline/cls") != same
+    assert _address(tmp_path, ct_rows, None) != same
+
+
+def test_options_are_in_the_producer_but_where_the_weights_lie_is_not():
+    def made(**options):
+        layer = nn.Identity()
+        layer.component, layer.built_with = "mine/layer", options
+        return producer_of(nn.Sequential(layer))
+
+    first = made(heads=4, inner={"weights": "/a/w.pt", "depth": 2}, weights=None)
+    assert made(heads=4, inner={"weights": "/b/w.pt", "depth": 2}, weights="/b/v.pt", vocabulary=["a"]) == first
+    assert made(heads=8, inner={"weights": "/a/w.pt", "depth": 2}) != first
+    assert made(heads=4, inner={"weights": "/a/w.pt", "depth": 3}) != first
+    assert producer_of(nn.Sequential(nn.ReLU())) != producer_of(nn.Sequential(nn.Tanh()))
+
+
+def test_version_of_the_preprocessing_is_in_the_addresses(tmp_path, ct_rows, towers, monkeypatch):
+    def addresses():
+        texts = FrozenEmbedding("report", towers["report"], Reports(), tmp_path).address()
+        return [
+            str(image_store(tmp_path, "ct", CT).folder),
+            *(FrozenEmbedding("ct", towers["ct"], ct_rows, tmp_path).address(), texts),
+        ]
+
+    before = addresses()
+    monkeypatch.setattr("medvl_core.embedding.STANDARDISE_VERSION", 99)
+    assert [one == other for one, other in zip(addresses(), before, strict=True)] == [False, False, True]
 
 
 def test_frozen_tower_runs_once_per_study(tmp_path, studies, ct_rows, towers):

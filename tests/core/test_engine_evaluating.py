@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from medvl_core.engine import MeanLoss, PluginMetric
@@ -28,6 +30,30 @@ def test_unknown_key_is_named():
     metric.update({"image": {"study_id": ["a", "b"]}, "pred": batch})
     with pytest.raises(ValueError, match=r"metric 'typo' is not among those of this evaluator: \['first_axis', 'n'\]"):
         metric.completed(Engine(), "key")
+
+
+@pytest.mark.filterwarnings("ignore:Mean of empty slice:RuntimeWarning")
+def test_key_that_is_nan_stops_the_first_validation(tmp_path, studies):
+    class Undefined(FirstAxis):
+        def compute(self):
+            return {"first_axis": float("nan"), "n": float(len(self.ids))}
+
+    trainer, _, _ = stage(tmp_path, studies, evaluator=Undefined())
+    message = "metric 'first_axis': NaN.* among the 12 validation studies: enlarge the validation split or choose"
+    with pytest.raises(ValueError, match=message):
+        trainer.run()
+    assert trainer.state.epoch == 1
+    assert not (tmp_path / "best.pt").exists()
+
+
+def test_nan_beside_the_key_is_published(tmp_path, studies):
+    class PartlyUndefined(FirstAxis):
+        def compute(self):
+            return super().compute() | {"n": float("nan")}
+
+    trainer, _, _ = stage(tmp_path, studies, evaluator=PartlyUndefined(), epochs=1)
+    trainer.run()
+    assert math.isnan(trainer.state.metrics["validation/n"])
 
 
 def test_outputs_are_detached_fp32_and_on_the_cpu():
@@ -61,6 +87,19 @@ def test_masks_are_reduced_to_counts_of_voxels():
     )
     assert [counts[:, 3].tolist() for counts in plain["voxel_counts"]] == [[0, 0, 0], [4, 8, 4]]
     assert plain["voxel_ml"].tolist() == [1.0, 2.0]
+
+
+@pytest.mark.parametrize(
+    ("predicted", "message"), [((2, 2, 3), "^b: masks differ in shape"), ((2, 2), "^b: predicted mask holds float32")]
+)
+def test_masks_that_do_not_fit_name_the_study(predicted, message):
+    import torch
+
+    rows = torch.eye(2)
+    batch = {"study_id": ["a", "b"], "true_masks": [torch.zeros(2, 2, dtype=torch.uint8)] * 2}
+    masks = [batch["true_masks"][0], torch.rand(predicted)]
+    with pytest.raises(ValueError, match=message):
+        _plain({"image": batch, "pred": AlignmentBatch({"cxr": rows}, rows[0, 0], {"predicted_masks": masks})})
 
 
 def test_collected_outputs_come_in_eval_mode_without_gradients():

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from ignite.engine import Events
 
-from medvl_core.weights import weights_digest
-from tests.core.engine_toy import stage
+from medvl_core.engine.resume import _read_verified
+from medvl_core.weights import WeightsError, weights_digest
+from tests.core.engine_toy import stage, use_scaler
 
 
 class Killed(BaseException):
@@ -93,3 +96,91 @@ def test_changed_setting_is_refused(tmp_path, studies):
     other, _, _ = stage(tmp_path, studies, resume=True, seed=1)
     with pytest.raises(ValueError, match="cannot resume exactly: seed was 0 and is now 1"):
         other.run()
+
+
+def test_other_studies_or_another_order_are_refused(tmp_path, studies):
+    stage(tmp_path, studies, epochs=1)[0].run()
+    for other in ([*studies[:-1], replace(studies[-1], study_id="new")], studies[::-1]):
+        with pytest.raises(ValueError, match="cannot resume exactly: digest of the study ids in their order was"):
+            stage(tmp_path, other, resume=True)[0].run()
+
+
+def test_other_batch_of_as_many_steps_is_refused(tmp_path, studies):
+    stage(tmp_path, studies[:8], epochs=1)[0].run()
+    other = stage(tmp_path, studies[:8], epochs=2, batch_size=3, resume=True)[0]
+    with pytest.raises(ValueError, match="cannot resume exactly: studies per step was 4 and is now 3"):
+        other.run()
+
+
+def _flip(path, place):
+    damaged = bytearray(path.read_bytes())
+    damaged[place if place < 0 else len(damaged) // 2] ^= 0xFF
+    path.write_bytes(damaged)
+
+
+def test_both_damaged_is_an_error_and_the_files_stay(tmp_path, studies):
+    stage(tmp_path, studies, epochs=2)[0].run()
+    files = [tmp_path / "toy_last.pt", tmp_path / "toy_last_previous.pt"]
+    for path in files:
+        _flip(path, 0)
+    before = [path.read_bytes() for path in files]
+    again, losses, _ = stage(tmp_path, studies, resume=True)
+    with pytest.raises(WeightsError, match=r"toy_last.pt and .*toy_last_previous.pt: damaged.* delete to start anew"):
+        again.run()
+    assert losses == []
+    assert [path.read_bytes() for path in files] == before
+
+
+def test_full_disk_after_a_damaged_newest_leaves_the_good_one_before(tmp_path, studies, monkeypatch):
+    stage(tmp_path, studies, epochs=2)[0].run()
+    newest, previous = tmp_path / "toy_last.pt", tmp_path / "toy_last_previous.pt"
+    _flip(newest, 0)
+    good = previous.read_bytes()
+
+    def full(content, path):
+        raise OSError(f"{path}: could not be written")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("medvl_core.engine.resume.atomic_save", full)
+        with pytest.raises(OSError, match="could not be written"):
+            stage(tmp_path, studies, epochs=3, resume=True)[0].run()
+    assert previous.read_bytes() == good
+    resumed, losses, _ = stage(tmp_path, studies, epochs=2, resume=True)
+    resumed.run()
+    assert [step for step, _ in losses] == [4, 5, 6]
+
+
+def test_every_byte_that_is_changed_is_a_damaged_checkpoint(tmp_path):
+    """Of the directory at the end of the file, where it is not the content's checksum that tells."""
+    path = tmp_path / "one_last.pt"
+    torch.save({"weights": torch.arange(4.0), "step": 3}, path)
+    whole = path.read_bytes()
+    start = whole.index(b"PK\x01\x02")
+    kinds = set()
+    for place in range(start, len(whole)):
+        changed = bytearray(whole)
+        changed[place] ^= 0xFF
+        path.write_bytes(changed)
+        try:
+            _read_verified(path)
+        except WeightsError as error:
+            kinds.add(type(error.__cause__).__name__)
+    assert "UnicodeDecodeError" in kinds
+    assert len(kinds) > 2
+
+
+@pytest.mark.filterwarnings("ignore:.*CUDA is not available:UserWarning")  # MONAI's autocast
+def test_scale_of_mixed_precision_is_resumed(tmp_path, studies):
+    def scaled(**options):
+        made = stage(tmp_path, studies, **options)
+        use_scaler(made[0], 64.0)
+        return made
+
+    scaled(epochs=1)[0].run()
+    resumed, _, _ = scaled(epochs=2, resume=True)
+    seen = []
+    resumed.add_event_handler(Events.ITERATION_STARTED(once=4), lambda engine: seen.append(engine.scaler.state_dict()))
+    resumed.run()
+    assert (seen[0]["scale"], seen[0]["_growth_tracker"]) == (128.0, 1)
+    with pytest.raises(ValueError, match="cannot resume exactly: amp was True and is now False"):
+        stage(tmp_path, studies, resume=True)[0].run()

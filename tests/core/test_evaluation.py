@@ -174,6 +174,21 @@ def test_each_network_is_judged_with_its_own_text_tower(tmp_path, studies):
     assert areas[0] != areas[1]
 
 
+def test_a_network_without_text_tower_is_judged_with_the_evaluators_own(tmp_path, studies):
+    evaluator = _zero_shot()
+    own = evaluator.embed_text
+    networks = {name: Model(True) for name in ("turned", "plain")}
+    networks["turned"].embed_text = lambda texts, normalise=True: -own(texts)
+    loader = study_loader(StudyDataset(studies, label_names=("a", "b")), 5)
+    evaluation = Evaluation(networks, loader, [evaluator], tmp_path / "eval", n_resamples=20)
+    for _ in range(2):  # a second run starts with what the first one left
+        rows = evaluation.run().rows
+        areas = [rows[name]["auroc_macro"].value for name in networks]
+        assert areas[0] == pytest.approx(1 - areas[1])
+        assert areas[0] != areas[1]
+        assert evaluator.embed_text is own
+
+
 def test_predictions_come_without_files(tmp_path, studies):
     loader = study_loader(StudyDataset(studies, label_names=("a", "b")), 5)
     found = predict(Model(True), loader, _zero_shot())

@@ -86,3 +86,17 @@ def test_stored_tokens_train_the_pooling_as_images_do(tmp_path, studies, encoder
 def test_stored_tokens_need_a_pooling(encoder):
     with pytest.raises(ValueError, match="Slabs: stored tokens need a pooling; give the tower one"):
         Tower(encoder, None, embed_dim=5).pool(torch.zeros(1, 4, 6))
+
+
+def test_stored_means_are_what_mean_pooling_makes_of_the_images(tmp_path, studies, encoder):
+    rows = ImageRows("ct", CT)
+    tokens = FrozenTokens("ct", encoder, rows, tmp_path, mean=True)
+    tokens.prepare(studies[:3])
+    tower = Tower(encoder, build_pooling("baseline/mean"), 5)
+    for study in studies[:3]:
+        row, mask = tokens(study)
+        assert row.shape == (1, 6)
+        assert mask.tolist() == [True]
+        with torch.no_grad():
+            torch.testing.assert_close(tower.pool(row[None], mask[None]), tower(rows(study)[None]))
+    assert tokens.address() != FrozenTokens("ct", encoder, rows, tmp_path).address()

@@ -293,3 +293,15 @@ def test_a_table_is_read_by_its_split_column_whatever_its_words(table):
     table.write_text(TABLE.replace("today,two", "today,"), encoding="utf-8")
     with pytest.raises(ValueError, match=r"table.csv, row 5: fold is blank"):
         read_splits(table, split_column="fold")
+
+
+def test_a_study_in_two_splits_is_a_leak_and_absent_pictures_are_not_asked_for(table):
+    table.write_text(TABLE.replace("p3,s3", "p3,s0").replace("0.png", "gone.png"), encoding="utf-8")
+    leaks = find_leaks(read_splits(table, split_column="fold"))
+    assert ("study", "s0", ("one", "two")) in [(leak.kind, leak.what, leak.splits) for leak in leaks]
+
+
+def test_one_file_under_two_patients_is_refused(table):
+    table.write_text(TABLE.replace("3.png", "1.png"), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"table.csv, row 5: .*1.png belongs to another patient in row 3"):
+        read_splits(table, split_column="fold")

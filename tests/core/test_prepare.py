@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import csv
 import os
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -14,8 +15,8 @@ from medvl_core.embedding import FrozenEmbedding, image_store, prepare_images
 from medvl_core.prepare import PrepareStudy, source_version, write_tables
 from medvl_core.radiograph import SimulatedRadiograph
 from medvl_core.readers import FileSource, read_radiograph, read_volume
-from medvl_core.scale import ScaleReport
-from medvl_core.study import Image, Shared
+from medvl_core.scale import Journal, ScaleReport, map_studies
+from medvl_core.study import Image, Report, Shared
 from tests.conftest import ArraySource, synthetic_studies
 from tests.core.test_embedding import CT, CXR, Reports, towers  # noqa: F401  (a fixture)
 
@@ -36,6 +37,22 @@ class Raw:
         return f"raw-{self.seed}"
 
 
+@dataclass(frozen=True)
+class Scaled(Raw):
+    """A file whose HU come from a table beside it, as in CT-RATE v1."""
+
+    path: Path
+    slope: float
+
+    def load(self):
+        return replace(Raw(0).load(), array=np.load(self.path) * self.slope)
+
+    def fingerprint(self):
+        if not self.path.is_file():
+            raise FileNotFoundError(f"{self.path}: no such file")
+        return f"{self.path.stat().st_size} {self.slope}"
+
+
 def study_of(source, **options):
     shared = Shared(source)
     return replace(synthetic_studies(1)[0], images={"ct": shared, "cxr": SimulatedRadiograph(shared, **options)})
@@ -50,16 +67,7 @@ def ct_file(tmp_path):
 def test_files_of_a_study_and_its_row(tmp_path):
     study = study_of(Raw())
     row = PrepareStudy(tmp_path, write_ct=True)(study)
-    assert row == {
-        "study": "study0",
-        "subject": "subject0",
-        "scan": "scan0",
-        "ct": "ct/study0.nii.gz",
-        "cxr": "cxr/study0.png",
-        "findings": "finding number 0.",
-        "impression": "stable.",
-        "labels": {"a": 0, "b": 1},
-    }
+    assert row == {"ct": "ct/study0.nii.gz", "cxr": "cxr/study0.png"}
     volume = read_volume(tmp_path / row["ct"])
     np.testing.assert_array_equal(volume.array, Raw().load().array)
     np.testing.assert_allclose(volume.affine, AFFINE)
@@ -175,3 +183,74 @@ def test_sources_of_memory_are_versioned_by_content():
     one = replace(synthetic_studies(1)[0], images={"ct": ArraySource(1, (4, 4, 4))})
     other = replace(one, images={"ct": ArraySource(2, (4, 4, 4))})
     assert source_version(one) != source_version(other)
+
+
+def prepared(tmp_path, study):
+    function = PrepareStudy(tmp_path)
+    report = map_studies(function, [study], Journal(tmp_path / "journal", ""), workers=0, version=source_version)
+    with write_tables(tmp_path, {"train": [study]}, report)[0].open(newline="") as file:
+        return report, list(csv.DictReader(file))
+
+
+def test_second_pass_takes_labels_report_and_ids_as_they_are_now(tmp_path):
+    study = study_of(Raw())
+    assert prepared(tmp_path, study)[0].computed == 1
+    new = {"subject_id": "p7", "scan_id": "c7", "report": Report("New."), "labels": {"a": 1.0, "c": 0.0}}
+    report, rows = prepared(tmp_path, replace(study, **new))
+    assert report.computed == 0
+    expected = {"study": "study0", "subject": "p7", "scan": "c7", "split": "train", "ct": "", "cxr": "cxr/study0.png"}
+    assert rows == [{**expected, "findings": "New.", "impression": "", "a": "1", "c": "0"}]
+
+
+def test_corrected_cell_beside_an_unchanged_file_makes_the_radiograph_anew(tmp_path):
+    np.save(tmp_path / "raw.npy", Raw().load().array)
+    study = study_of(Scaled(tmp_path / "raw.npy", 1.0), size=(16, 16), mode="beer_lambert")
+    prepared(tmp_path, study)
+    before = (tmp_path / "cxr" / "study0.png").read_bytes()
+    report, _ = prepared(tmp_path, study)
+    assert report.computed == 0
+    corrected = study_of(Scaled(tmp_path / "raw.npy", 0.5), size=(16, 16), mode="beer_lambert")
+    report, _ = prepared(tmp_path, corrected)
+    assert report.computed == 1
+    assert (tmp_path / "cxr" / "study0.png").read_bytes() != before
+
+
+def test_source_without_a_fingerprint_is_a_bad_study_and_stops_nothing(tmp_path):
+    report, rows = prepared(tmp_path, study_of(Scaled(tmp_path / "gone.npy", 1.0)))
+    assert list(report.failed) == ["study0"]
+    assert "gone.npy" in report.failed["study0"]
+    assert rows == []
+
+
+@pytest.mark.parametrize("name", ["RADIOGRAPH_VERSION", "READERS_VERSION"])
+def test_version_follows_simulation_and_readers(name, ct_file, monkeypatch):
+    study = study_of(FileSource(ct_file, "volume"))
+    before = source_version(study)
+    monkeypatch.setattr(f"medvl_core.prepare.{name}", -1)
+    assert source_version(study) != before
+
+
+def test_metal_above_int16_stays_metal(tmp_path):
+    class Metal(Raw):
+        def load(self):
+            image = super().load()
+            image.array[5, 5, 5] = 40_000
+            return image
+
+    row = PrepareStudy(tmp_path, write_ct=True)(study_of(Metal(3)))
+    assert read_volume(tmp_path / row["ct"]).array[5, 5, 5] == 32_767
+
+
+def test_stores_of_a_finished_preparation_are_a_file_each(tmp_path, towers):  # noqa: F811
+    studies = synthetic_studies(4)
+    rows = ImageRows("ct", CT, image_store(tmp_path, "ct", CT))
+    frozen = FrozenEmbedding("ct", towers["ct"], rows, tmp_path)
+    function = PrepareStudy(tmp_path / "out", False, [rows], [frozen])
+    for study in studies:
+        function(study)
+    kept = [rows.store.get(rows.key(study)).copy() for study in studies]
+    assert len(list(tmp_path.rglob("*.safetensors"))) == 8
+    function.finish()
+    assert len(list(tmp_path.rglob("*.safetensors"))) == 2
+    np.testing.assert_array_equal([rows.store.get(rows.key(study)) for study in studies], kept)
+    assert all(frozen(study).isfinite().all() for study in studies)

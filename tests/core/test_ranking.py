@@ -129,3 +129,21 @@ def test_strip_shows_the_heaviest_slices(tmp_path):
 def _width(path):
     with Image.open(path) as image:
         return image.size[0]
+
+
+def test_names_that_differ_in_a_slash_get_figures_of_their_own(tmp_path):
+    one = Ranked({"a": 1.0}, torch.ones(2), torch.rand(4, 4, 3), torch.full((3,), 1 / 3))
+    run = ranking([], tmp_path / "out")
+    run._write({"a/b.nii.gz": one, "a_b.nii.gz": one})
+    assert len(list((tmp_path / "out").glob("*_slices.png"))) == 2
+
+
+def test_texts_with_dollar_signs_are_drawn_as_they_are(tmp_path):
+    one = Ranked({r"$\frac{mass$ and $": 1.0}, torch.ones(2), torch.rand(4, 4, 3), torch.full((3,), 1 / 3))
+    assert slice_strip(tmp_path / "a.png", one, title="$x_$").is_file()
+
+
+def test_texts_of_another_encoding_are_refused_by_file(tmp_path):
+    (tmp_path / "texts.txt").write_bytes("Läsion\nnormal\n".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"texts.txt: byte 0xe4 .* is not UTF-8"):
+        read_texts(tmp_path / "texts.txt")

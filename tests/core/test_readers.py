@@ -10,6 +10,7 @@ import pytest
 from PIL import Image as Picture
 
 from medvl_core.readers import FileSource, ImageError, read_radiograph, read_volume
+from medvl_core.readers.source import _digest
 
 SHAPE = (20, 18, 16)
 
@@ -312,6 +313,16 @@ def test_fingerprint_is_of_the_bytes_and_follows_a_change(tmp_path):
     os.utime(path, ns=(1, 1))
     assert source.fingerprint() != first
     np.testing.assert_array_equal(FileSource(tmp_path / "copy.nii", "volume").load().array, hu())
+
+
+def test_fingerprint_follows_the_version_of_the_readers(tmp_path, monkeypatch):
+    path = tmp_path / "scan.nii"
+    path.write_bytes(WHOLE)
+    first = FileSource(path, "volume").fingerprint()
+    monkeypatch.setattr("medvl_core.readers.source.VERSION", 99)
+    _digest.cache_clear()
+    assert FileSource(path, "volume").fingerprint() != first
+    _digest.cache_clear()
 
 
 def test_fingerprint_of_unchanged_files_is_remembered(tmp_path, monkeypatch):

@@ -90,3 +90,14 @@ def test_limits_are_checked(volumes):
         RegionDataset([], volumes)
     with pytest.raises(ValueError, match=r"min_voxels is 0 and min_share 0.5"):
         data(volumes, min_voxels=0)
+
+
+def test_foreground_patches_hold_a_region_and_the_others_stay_as_they_were(volumes):
+    plain, drawn = data(volumes), data(volumes, foreground=1.0)
+    hits = [[bool((made[(epoch, 0)]["regions"] > 0).any()) for epoch in range(40)] for made in (plain, drawn)]
+    assert all(hits[1])
+    never = data(volumes, foreground=0.0)
+    torch.testing.assert_close(plain[(3, 1)]["ct"], never[(3, 1)]["ct"])
+    assert drawn[(1, 0)]["ct"].shape == (1, 6, 6, 6)
+    with pytest.raises(ValueError, match=r"foreground is 1\.5; a share of patches"):
+        data(volumes, foreground=1.5)

@@ -92,6 +92,16 @@ def test_stored_texts_come_from_disk_the_second_time(tmp_path, monkeypatch):
         StoredTexts(tower, tmp_path)(texts, normalise=False)
 
 
+def test_another_pooling_never_meets_rows_of_this_one(tmp_path):
+    torch.manual_seed(0)
+    encoder = build_encoder("baseline/word_vectors")
+    towers = [Tower(encoder, build_pooling(f"baseline/{name}"), embed_dim=None) for name in ("mean", "cls")]
+    rows = [StoredTexts(tower, tmp_path)(["fatty liver"]) for tower in towers]
+    for tower, row in zip(towers, rows, strict=True):
+        torch.testing.assert_close(row, tower.embed_text(["fatty liver"]))
+    assert not torch.allclose(*rows)
+
+
 def test_reports_have_one_row_per_text():
     class Source:
         def texts(self, studies, rng):
@@ -117,3 +127,14 @@ def test_names_as_one_says_them(name, words):
 
 def test_tower_without_trained_weights_is_enough():
     assert isinstance(Tower(build_encoder("baseline/word_vectors"), build_pooling("baseline/mean")), nn.Module)
+
+
+def test_without_a_source_there_are_names_alone():
+    made = RegionTexts(None, Embed(), NAMES, STUDIES, STUDIES)
+    rows, group, status = made.of(STUDIES[0])
+    assert made.names_embedding.shape == (3, 6)
+    assert rows.shape == (3, 6)
+    assert rows.abs().sum() == 0
+    assert group.tolist() == status.tolist() == [-1, -1, -1]
+    assert made.dictionary.shape == (0, 6)
+    assert (made.negatives([0], np.random.default_rng(0)) == -1).all()

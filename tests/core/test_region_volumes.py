@@ -87,3 +87,12 @@ def test_names_and_input_are_checked(tmp_path):
         volumes(tmp_path, names=("liver", "liver"))
     with pytest.raises(ValueError, match="volumes of one channel; this encoder reads 3"):
         volumes(tmp_path, channels=3)
+
+
+def test_a_merged_structure_counts_to_its_region(tmp_path):
+    merged = RegionVolumes(INPUT, NAMES, tmp_path, merge={"femur_left": "kidney_left"})
+    labels = merged(study(0))[1]
+    assert np.bincount(labels.reshape(-1), minlength=4)[1:].tolist() == [150, 64, 12 + 8]
+    assert merged.folder != volumes(tmp_path).folder
+    with pytest.raises(ValueError, match="merge: femur_left into leg: no such region"):
+        RegionVolumes(INPUT, NAMES, tmp_path, merge={"femur_left": "leg"})

@@ -107,3 +107,12 @@ def test_an_encoder_without_a_map_is_refused(tower, batch):
 def test_temperature_must_be_positive(tower):
     with pytest.raises(ValueError, match="temperature is 0; it must be positive"):
         RegionAlignmentModel(tower, names(), temperature=0)
+
+
+def test_level_none_makes_no_pairs_and_needs_no_texts(tower, batch):
+    model = RegionAlignmentModel(tower, torch.zeros(3, 5), level="none")
+    made = model({"ct": batch["ct"], "regions": batch["regions"]})
+    assert set(made.extras) == {"regions", "logits"}
+    assert made.embeddings == {}
+    with pytest.raises(ValueError, match="level is 'patient'; give region, scan or none"):
+        RegionAlignmentModel(tower, torch.zeros(3, 5), level="patient")

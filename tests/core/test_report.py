@@ -7,6 +7,7 @@ import sys
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
@@ -84,6 +85,18 @@ def test_table_per_finding_holds_its_numbers(folder):
         assert row["specificity"] == pytest.approx(np.mean(scores[labels == 0] < threshold))
         assert 0 < row["ece"] < 1
     assert "chosen on the 30 validation studies" in panel.notes[0]
+
+
+def test_tables_per_finding_without_intervals_or_counts_are_shown_too(tmp_path):
+    path = report_folder.make(tmp_path / "eval") / "zero_shot_per_class.csv"
+    table = pd.read_csv(path)
+    table[["class", "auroc", "auprc", "n_positive", "n_negative"]].to_csv(path, index=False)
+    (panel,) = label_panels.label_tables(read_folder(path.parent))
+    assert "[" not in panel.content["rows"][0]["auroc_text"]
+    table[["class", "auroc", "auprc"]].to_csv(path, index=False)
+    write_report(path.parent)
+    assert label_panels.label_tables(read_folder(path.parent))[0].missing
+    assert "zero_shot_per_class" in [one["name"] for one in panels.others(read_folder(path.parent)).content["tables"]]
 
 
 def test_thresholds_without_validation_say_so(tmp_path):

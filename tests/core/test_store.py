@@ -132,16 +132,19 @@ def test_unreadable_file_is_ignored_and_its_rows_are_computed_again(tmp_path, ca
     np.testing.assert_array_equal(make(tmp_path).get_batch(KEYS), values(KEYS))
 
 
-def test_verify_reads_everything_again(tmp_path):
-    store = filled(tmp_path)
-    assert store.verify() == {"rows": 12, "damaged": [], "damaged_files": []}
-    path = shards(store)[0]
+def test_key_stored_again_by_another_process_is_checked_too(tmp_path, caplog):
+    store = make(tmp_path)
+    store.put(KEYS[:1], values(KEYS[:1]))
+    assert store.missing(KEYS[:2]) == KEYS[1:2]
+    known = shards(store)
+    make(tmp_path).put(KEYS[:2], values(KEYS[:2]))
+    (path,) = set(shards(store)) - set(known)
     raw = bytearray(path.read_bytes())
-    raw[-40 * 4] ^= 1
+    raw[8 + int.from_bytes(raw[:8], "little")] ^= 1  # in the row of the first key
     path.write_bytes(raw)
-    report = store.verify()
-    assert report["rows"] == 11
-    assert len(report["damaged"]) == 1
+    assert store.missing(KEYS[:2]) == []
+    np.testing.assert_array_equal(store.get_batch(KEYS[:2]), values(KEYS[:2]))
+    assert "study 'study0' fails its checksum" in caplog.text
 
 
 def test_wrong_rows_are_refused_with_the_studies(tmp_path):
@@ -202,6 +205,44 @@ def test_compact_leaves_one_file_with_the_valid_rows(tmp_path):
     np.testing.assert_array_equal(held, values(KEYS[11:])[0])  # an open map outlives its file
     again.compact()
     assert len(again) == 11
+
+
+def test_compact_of_a_large_store_merges_small_files_group_by_group(tmp_path, monkeypatch):
+    store = make(tmp_path)
+    for key in KEYS[1:]:
+        store.put([key], values([key]))
+    store.put(KEYS, values(KEYS))
+    large = max(shards(store), key=lambda path: path.stat().st_size)
+    small = shards(store)[0].stat().st_size
+    monkeypatch.setattr("medvl_core.store._SMALL", large.stat().st_size - 1)
+    monkeypatch.setattr("medvl_core.store._MERGED", 4 * small + 50)
+    reader = make(tmp_path)
+    assert reader.missing(KEYS) == []
+    again = make(tmp_path)
+    again.compact()
+    assert large in shards(store)  # as it was
+    assert len(shards(store)) == 4  # 11 small ones became 3
+    np.testing.assert_array_equal(reader.get_batch(KEYS), values(KEYS))
+    np.testing.assert_array_equal(again.get_batch(KEYS), values(KEYS))
+
+
+def test_compact_killed_between_writing_and_removing_loses_nothing(tmp_path, monkeypatch):
+    store = filled(tmp_path)
+    before = shards(store)
+
+    def killed(self, paths):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TensorStore, "_remove", killed)
+        with pytest.raises(KeyboardInterrupt):
+            store.compact()
+    assert set(before) < set(shards(store))
+    again = make(tmp_path)
+    np.testing.assert_array_equal(again.get_batch(KEYS), values(KEYS))
+    again.compact()
+    assert len(shards(store)) == 1
+    np.testing.assert_array_equal(make(tmp_path).get_batch(KEYS), values(KEYS))
 
 
 def test_workers_reopen_the_store_instead_of_copying_it(tmp_path):
@@ -270,7 +311,8 @@ def test_kill_at_random_instants_loses_and_repeats_at_most_the_batch_under_way(t
     assert process.wait() == 0
     store = make(tmp_path / "s")
     assert kills >= 4
-    assert store.verify() == {"rows": n, "damaged": [], "damaged_files": []}
+    assert len(store) == n
+    assert store.missing(keys) == []
     computed = [i for line in log.read_text().splitlines() for i in json.loads(line)]
     assert len(computed) <= n + 4 * kills
     whole = make(tmp_path / "t")

@@ -122,3 +122,19 @@ def test_digest_is_the_same_in_another_process():
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
     assert out == weights_digest(_module())
+
+
+def test_a_fresh_head_keeps_its_values_and_the_rest_is_loaded_strictly(tmp_path):
+    source, target = _module(0), _module(1)
+    wider = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
+    head = wider[2].weight.detach().clone()
+    load_weights(wider, save_weights(source, tmp_path / "w.pt"), fresh=["2.*"])
+    assert torch.equal(wider[0].weight, source[0].weight)
+    assert torch.equal(wider[2].weight, head)
+    before = target[0].weight.detach().clone()
+    load_weights(target, tmp_path / "w.pt", fresh=["0.*"])  # in the file too: the module's own values stay
+    assert torch.equal(target[0].weight, before)
+    with pytest.raises(WeightsError, match=r"missing 2.bias"):
+        load_weights(wider, tmp_path / "w.pt", fresh=["2.weight"])
+    with pytest.raises(WeightsError, match=r"fresh names head.\*, which fit no weight of Sequential"):
+        load_weights(wider, tmp_path / "w.pt", fresh=["head.*"])

@@ -50,7 +50,7 @@ def journal(folder):
 
 def rows_of_images(bundle):
     """Shards that hold standardised images; those of embeddings are much smaller."""
-    return {p.name for p in (bundle / "cache").rglob("*.safetensors") if b"standardise/" in p.read_bytes()[:4096]}
+    return {p.name for p in (bundle / "cache").rglob("*.safetensors") if b"standardise " in p.read_bytes()[:4096]}
 
 
 def test_killed_preparation_goes_on_and_training_finds_its_work(place):

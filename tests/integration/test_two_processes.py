@@ -1,12 +1,15 @@
-"""Two gloo processes train the bundle as one process does on the same global batch."""
+"""Two gloo processes train the bundles as one process does on the same global batch."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+import torch
 
+from medvl_cxr_cml.mixture import StudentTMixture
 from tests.bundles import running
 
 pytestmark = [
@@ -37,3 +40,43 @@ def test_two_processes_log_the_losses_of_one(tmp_path):
     stages = sorted(run.info.run_name.rsplit("-", 1)[1] for run in running.runs(two))
     assert stages == ["evaluation", "student", "teacher"]
     assert {run.info.status for run in running.runs(two)} == {"FINISHED"}
+
+
+def _train_cxr_cml(folder: Path, batch_size: int, processes: int) -> dict[str, dict[str, torch.Tensor]]:
+    """State of model and loss after training in miniature; dropout masks are drawn per process, so there are none."""
+    bundle = running.copy_bundle(folder, "cxr_cml")
+    configs = ["train.json", "multi_gpu_train.json"][:processes]
+    files = [str(bundle / "configs" / name) for name in configs] + [str(running.ROOT / "tests/data/tiny_cxr_cml.json")]
+    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"] if processes > 1 else []
+    options = ["--batch_size", str(batch_size), "--report_encoder#options_for#baseline/bert_small#dropout", "0.0"]
+    done = subprocess.run(
+        [sys.executable, *torchrun, "-m", "monai.bundle", "run", "--config_file", str(files), *options],
+        cwd=bundle.parent,
+        env=running.environment(),
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (bundle / "eval" / "report.html").is_file()
+    state = torch.load(bundle / "models" / "train_last.pt", weights_only=True)["objects"]
+    return {name: state[name] for name in ("model", "loss")}
+
+
+def _clusters(loss: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Cluster of each row of the bank."""
+    mixture = StudentTMixture(n_features=16, n_components=2, nu=4.0, regularisation=1e-7)
+    prefix = "losses.metric.mixture."
+    mixture.load_state_dict({name.removeprefix(prefix): loss[name] for name in loss if name.startswith(prefix)})
+    return mixture.predict(loss["losses.metric.bank.ring"])
+
+
+@pytest.mark.slow
+def test_two_processes_end_with_the_weights_and_the_clusters_of_one(tmp_path):
+    one, two = _train_cxr_cml(tmp_path / "one", 4, 1), _train_cxr_cml(tmp_path / "two", 2, 2)
+    torch.testing.assert_close(two["model"], one["model"], rtol=1e-3, atol=1e-5)
+    for name in ("step", "bank.seen", "bank.ring", "mixture.fitted"):
+        name = f"losses.metric.{name}"
+        torch.testing.assert_close(two["loss"][name], one["loss"][name], rtol=1e-3, atol=1e-5)
+    assert torch.equal(_clusters(two["loss"]), _clusters(one["loss"]))
+    assert len(_clusters(one["loss"]).unique()) == 2

@@ -11,6 +11,8 @@ from sklearn.metrics import accuracy_score, average_precision_score, f1_score, r
 from medvl_baseline.linear_probe import LinearProbe
 from medvl_baseline.probe import Fitting, fit_probe
 from medvl_baseline.probe_folds import Plan
+from medvl_core.cross_validation import pool_folds
+from medvl_core.predictions import Predictions
 from medvl_core.protocols import Evaluator
 from tests.plugins.evaluator_data import outputs, part
 
@@ -168,17 +170,57 @@ def test_patient_on_both_sides_is_refused():
 
 def test_predictions_are_held_out_means_of_logits():
     batch = outputs(100, exclusive=True)
-    made = probe(batch, scheme="rest", fractions=(0.3,), folds=4, exclusive=True)
+    made = LinearProbe(CLASSES, "cxr", scheme="train", fractions=(0.3,), folds=4, exclusive=True, fitting=QUICK)
+    made.learn([part(batch, slice(0, 60))])
+    made.update(part(batch, slice(60, 100)))
     scored = made.predictions()
     total = {study: [] for study in batch["study_id"]}
     for fold in made._folds()[0.3]:
         for row, scores in zip(fold.rows, fold.scores, strict=True):
-            total[batch["study_id"][row]].append(scores)
+            total[batch["study_id"][60 + row]].append(scores)
     assert set(scored.study_id) == {study for study, found in total.items() if found}
     for study, scores in zip(scored.study_id, scored.scores, strict=True):
         np.testing.assert_allclose(scores, np.mean(total[study], axis=0))
     np.testing.assert_allclose(scored.probabilities.sum(axis=1), 1)
     assert set(made.tables(5)) == {"linear_probe_folds", "linear_probe_summary", "linear_probe_30_predictions"}
+
+
+def test_predictions_of_several_probes_are_ranks_within_each():
+    made = probe(outputs(300, signal=0.5))
+    folds, labels = made._folds()[1.0], outputs(300, signal=0.5)["labels"].numpy()
+    folds[0].scores[:] += 50.0  # an offset of one probe changes no area, neither its own nor that of the file
+    scored = made.predictions()
+    ids = outputs(300)["study_id"]
+    parts = [
+        Predictions([ids[i] for i in fold.rows], [ids[i] for i in fold.rows], CLASSES, labels[fold.rows], fold.scores)
+        for fold in folds
+    ]
+    pooled = pool_folds(parts).sorted(CLASSES)
+    np.testing.assert_allclose(scored.sorted(CLASSES).scores, pooled.scores)
+    area = roc_auc_score(scored.labels, scored.scores, average="macro")
+    assert area == pytest.approx(made.compute()["linear_probe_100/auroc_macro"], abs=0.03)
+
+
+def test_probabilities_of_exclusive_classes_tell_what_each_probe_decided():
+    made = probe(outputs(100, exclusive=True), exclusive=True)
+    scored = made.predictions()
+    np.testing.assert_allclose(scored.probabilities.sum(axis=1), 1)
+    for fold in made._folds()[1.0]:
+        np.testing.assert_array_equal(scored.probabilities[fold.rows].argmax(1), fold.decided.argmax(1))
+
+
+@pytest.mark.parametrize("fraction", [0.3, 0.6])
+def test_predictions_of_overlapping_draws_are_mean_ranks(fraction):
+    made = probe(outputs(100), scheme="rest", fractions=(0.3, 0.6), folds=4)
+    scored, ids = made.predictions(fraction), outputs(100)["study_id"]
+    total = {study: [] for study in ids}
+    for fold in made._folds()[fraction]:
+        for row, scores in zip(fold.rows, fold.scores, strict=True):
+            below = (fold.scores < scores).mean(0) + 0.5 * (fold.scores == scores).mean(0)
+            total[ids[row]].append(below)
+    assert set(scored.study_id) == {study for study, found in total.items() if found}
+    for study, scores in zip(scored.study_id, scored.scores, strict=True):
+        np.testing.assert_allclose(scores, np.mean(total[study], axis=0))
 
 
 def test_random_labels_give_chance():
