@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
 
@@ -12,11 +10,10 @@ import numpy as np
 
 from medvl_core.build import build_dataset
 from medvl_core.data import rng_for
-from medvl_core.study import Image, ImageSource, Study
-from medvl_core.transforms import Orient, Window
-from medvl_radclip.plugin import SLICES
+from medvl_core.study import ImageSource, Study
+from medvl_radclip.volume_slices import VolumeSlice
 
-__all__ = ["PhantomSlices", "PhantomVolumes", "VolumeSlice"]
+__all__ = ["PhantomSlices", "PhantomVolumes"]
 
 NORMAL = "normal"
 _CHANGED_HU, _SEEN = 60.0, 4
@@ -141,29 +138,6 @@ class PhantomSlices(PhantomVolumes):
             found = condition.lower() if number in showing else NORMAL
             region = _region(regions[..., number], study.region_names)
             yield self._study(study, VolumeSlice(source, number), found, region, number)
-
-
-@dataclass(frozen=True, slots=True)
-class VolumeSlice:
-    """An axial slice as an 8-bit image, grey as ``radclip/slices`` shows it: the volume's mean ± 3 deviations.
-
-    Args:
-        volume: Where it is cut from.
-        number: Which slice, from the feet.
-    """
-
-    volume: ImageSource
-    number: int
-
-    def load(self) -> Image:
-        """``H W``, rows to the back and columns to the patient's left, 0 to 255."""
-        volume = Orient(str(SLICES.axcodes))(self.volume.load())
-        grey = Window(None, (0.0, 255.0), SLICES.window_sd)(volume).array
-        return Image(np.rint(grey[:, :, self.number].T))
-
-    def fingerprint(self) -> str:
-        """Of the volume and the number."""
-        return hashlib.sha256(f"slice {self.number} {self.volume.fingerprint()}".encode()).hexdigest()
 
 
 def _region(labels: np.ndarray, names: Any) -> str:

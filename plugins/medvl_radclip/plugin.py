@@ -186,6 +186,22 @@ def _images() -> list[DatasetSpec]:
             data_license="CC-BY-4.0 (most files)",
             url="https://medmnist.com",
         ),
+        DatasetSpec(
+            name="volume_slices",
+            factory="medvl_radclip.volume_slices:VolumeSlices",
+            summary="Evenly spread slices of another set's volumes, with its classes and splits",
+            source="medvl",
+            license=_APACHE,
+            tiny={
+                "volumes": "radclip/phantom_volumes",
+                "per_volume": 3,
+                "options": {"n_subjects": 8, "shape": (32, 32, 16)},
+            },
+            modalities=_IMAGE,
+            has=_LABELS,
+            data_license="that of the volumes",
+            url="docs/how-to/radclip-data.md",
+        ),
     ]
 
 

@@ -1,4 +1,4 @@
-"""Runs of the x2ct bundle in miniature: as a command, in a copy of the bundle."""
+"""Runs of a bundle in miniature: as a command, in a copy of the bundle."""
 
 from __future__ import annotations
 
@@ -40,7 +40,8 @@ def command(
 ) -> list[str]:
     """The command line, to be run from the bundle's parent folder, or from inside it."""
     files = [str(Path("configs" if inside else f"{bundle.name}/configs") / config) for config in configs]
-    return [sys.executable, "-m", "monai.bundle", "run", "--config_file", str([*files, str(TINY)]), *arguments]
+    files.append(str(ROOT / "tests" / "data" / f"tiny_{bundle.name}.json"))
+    return [sys.executable, "-m", "monai.bundle", "run", "--config_file", str(files), *arguments]
 
 
 def run(bundle: Path, *arguments: str, inside: bool = False, **options) -> subprocess.CompletedProcess[str]:
@@ -74,5 +75,5 @@ def losses(bundle: Path) -> dict[tuple[str, int], set[float]]:
 def runs(bundle: Path) -> list[mlflow.entities.Run]:
     """Every MLflow run of the bundle."""
     client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{bundle / 'mlruns.db'}")
-    experiment = client.get_experiment_by_name("x2ct")
+    experiment = client.get_experiment_by_name(bundle.name)
     return list(client.search_runs(experiment.experiment_id)) if experiment else []

@@ -6,7 +6,8 @@ import torch
 
 from medvl_core.build import build_dataset, build_encoder
 from medvl_core.data import ImageRows
-from medvl_radclip.demo import PhantomSlices, PhantomVolumes, VolumeSlice
+from medvl_radclip.demo import PhantomSlices, PhantomVolumes
+from medvl_radclip.volume_slices import VolumeSlice
 
 SHAPE = (48, 48, 24)
 

@@ -41,7 +41,8 @@ def main() -> int:
     options = _arguments().parse_args()
     overrides = dict(_setting(word) for word in options.set)
     for seed in options.seeds:
-        for name, extra in SETTINGS.items():
+        for name in options.settings:
+            extra = SETTINGS[name]
             folder = options.out.resolve() / f"seed{seed}" / name
             if (folder / "eval" / "metrics.json").is_file():
                 continue
@@ -97,6 +98,7 @@ def _arguments() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--out", type=Path, required=True, metavar="FOLDER", help="gets a folder per seed and setting")
     add("--seeds", type=int, nargs="+", default=[0, 1, 2], help="default: 0 1 2")
+    add("--settings", nargs="+", choices=list(SETTINGS), default=list(SETTINGS), metavar="NAME", help="default: all")
     add("--set", nargs="+", default=[], metavar="KEY=VALUE", help="overrides of the configs")
     add("--stage1", type=Path, metavar="FOLDER", help="--out of an earlier call whose stage 1 is used")
     add("--config_file", type=Path, nargs="+", default=[BUNDLE / "configs" / "train.json"], metavar="FILE")
