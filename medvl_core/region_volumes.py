@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from medvl_core.data import start_worker
 from medvl_core.specs import ImageInput
 from medvl_core.study import Image, Study
-from medvl_core.transforms import Orient, standardise, standardise_regions
+from medvl_core.transforms import STANDARDISE_VERSION, Orient, standardise, standardise_regions
 
 __all__ = ["RegionVolumes"]
 
@@ -61,7 +61,9 @@ class RegionVolumes:
             raise ValueError(f"merge: {', '.join(lost)}: no such region; the regions are {', '.join(names[:5])} ...")
         self.input, self.names, self.modality = input, tuple(names), modality
         merged = [sorted(self.merge.items())] if self.merge else []
-        constants = json.dumps([replace(input, size=(1, 1, 1)).digest(), self.names, modality, *merged])
+        constants = json.dumps(
+            [STANDARDISE_VERSION, replace(input, size=(1, 1, 1)).digest(), self.names, modality, *merged]
+        )
         fixed = [] if input.spacing_mm is not None else list(input.size)
         digest = hashlib.sha256((constants + json.dumps(fixed)).encode()).hexdigest()
         self.folder = Path(folder) / f"regions-{digest[:24]}"

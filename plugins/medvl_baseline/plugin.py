@@ -31,6 +31,9 @@ CLIP_IMAGE = ImageInput(
     mean=(0.48145466, 0.4578275, 0.40821073),
     std=(0.26862954, 0.26130258, 0.27577711),
 )
+EFFICIENTNET_IMAGE = ImageInput(
+    channels=3, size=(224, 224), window_hu=(0.0, 255.0), output_range=(-1.0, 1.0), interpolation="cubic"
+)
 _APACHE = "Apache-2.0"
 
 
@@ -61,6 +64,18 @@ def medvl_encoders() -> list[EncoderSpec]:
             spatial_dims=2,
             input=RADIOGRAPH,
             embed_dim=2048,
+        ),
+        EncoderSpec(
+            name="efficientnet_lite",
+            factory="medvl_baseline.efficientnet_lite:build_efficientnet_lite",
+            summary="EfficientNet-Lite0 with ImageNet weights (the extra 'pretrained'); can be frozen",
+            source="arXiv:1905.11946",
+            license=_APACHE,
+            tiny={"size": (32, 32), "weights": "random"},
+            modality="any",
+            spatial_dims=2,
+            input=EFFICIENTNET_IMAGE,
+            embed_dim=1280,
         ),
         EncoderSpec(
             name="swin_t_2d",

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import logging
 from collections.abc import Callable, Sequence
@@ -16,7 +14,7 @@ from scipy.special import expit
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from medvl_core.files import write_text
+from medvl_core.files import write_csv, write_text
 from medvl_core.readers import FileSource
 from medvl_core.region_data import RegionDataset
 from medvl_core.region_texts import spoken
@@ -146,11 +144,8 @@ class OrganPrediction:
         return found
 
     def _write(self, table: Sequence[dict[str, Any]]) -> None:
-        text = io.StringIO()
-        writer = csv.DictWriter(text, list(table[0]) if table else ["organ"], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(table)
-        write_text(self.folder / "organs.csv", text.getvalue())
+        columns = list(table[0]) if table else ["organ"]
+        write_csv(self.folder / "organs.csv", columns, [list(row.values()) for row in table])
         content = {"study": self.study.study_id, "rows": list(table), "note": "research use only; not calibrated"}
         write_text(self.folder / "organs.json", json.dumps(content, indent=1))
         seen = sorted((row for row in table if row["probability"] is not None), key=lambda row: -row["probability"])

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -19,7 +17,7 @@ import nibabel as nib
 import numpy as np
 
 from medvl_core.errors import EXIT_DATA, MedvlError
-from medvl_core.files import safe_name, write_text
+from medvl_core.files import safe_name, write_csv
 from medvl_core.scale import ScaleReport
 from medvl_core.study import Study
 
@@ -174,19 +172,10 @@ class MakeMasks:
 
 def write_mask_table(folder: Path, report: ScaleReport) -> tuple[Path, Path]:
     """``masks.csv``, a row per mask (study, path, meaning of the labels, maker), and ``failed.csv`` with reasons."""
-    failed = [{"study": study, "reason": reason} for study, reason in report.failed.items()]
-    return (
-        _write_csv(folder / "masks.csv", ["study", "masks", "names", "made_by"], report.records.values()),
-        _write_csv(folder / "failed.csv", ["study", "reason"], failed),
-    )
-
-
-def _write_csv(path: Path, columns: list[str], rows: Iterable[Mapping[str, Any]]) -> Path:
-    table = io.StringIO()
-    writer = csv.DictWriter(table, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return write_text(path, table.getvalue())
+    columns = ("study", "masks", "names", "made_by")
+    rows = [[record[column] for column in columns] for record in report.records.values()]
+    table = write_csv(folder / "masks.csv", columns, rows)
+    return table, write_csv(folder / "failed.csv", ("study", "reason"), list(report.failed.items()))
 
 
 def _child(ct: str, mask: str, speed: str, device: str, limit: str) -> None:

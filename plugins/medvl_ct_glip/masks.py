@@ -117,6 +117,9 @@ class MaskedDataset:
         names: What the labels mean, see ``RegionMask``.
         missing: ``"refuse"`` stops at studies without masks, ``"leave_out"`` drops them.
 
+    Attributes:
+        region_names: The names of ``regions``, in order.
+
     Raises:
         FileNotFoundError: If there is no such folder, or, by ``studies``, a study has no masks.
         ValueError: If ``missing`` is none of the two, or ``regions`` is no region set.
@@ -137,6 +140,7 @@ class MaskedDataset:
             raise FileNotFoundError(f"{self.masks}: no such folder of masks; make them with make_masks.py")
         self.regions, self.names = region_set(regions), names
         self.label_names = dataset.label_names
+        self.region_names = self.regions.names
 
     def studies(self, split: Literal["train", "validation", "test"]) -> list[Study]:
         """The studies of a split that have masks; none is read."""

@@ -11,7 +11,15 @@ from scipy.special import expit
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from medvl_core.metrics import areas_statistic, auprc, auroc, bootstrap_ci, chance_auprc, micro_auroc
+from medvl_core.metrics import (
+    areas_statistic,
+    auprc,
+    auroc,
+    bootstrap_ci,
+    chance_auprc,
+    choose_thresholds,
+    micro_auroc,
+)
 from medvl_core.predictions import Predictions
 from medvl_core.region_texts import spoken
 from medvl_core.specs import Metric
@@ -25,6 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["OrganAbnormality"]
 
 _NAMES = ("ppv", "sensitivity", "f1", "auroc_micro", "auroc_macro")
+_TUNED = ("ppv_tuned", "sensitivity_tuned", "f1_tuned")
 
 
 class OrganAbnormality:
@@ -33,7 +42,8 @@ class OrganAbnormality:
     Score of a region: $s (\cos(z, t^+) - \cos(z, t^-))$, the log odds of a softmax over the pair; the largest over the
     sides or lobes of the organ. PPV, sensitivity and F1 at 0 and the AUC are pooled over all (study, abnormality)
     pairs, as in the paper: its printed F1 is the harmonic mean of its PPV and sensitivity. An organ that is not visible
-    is not judged.
+    is not judged. A model that has learned how rare an abnormality is calls little at 0: with ``train``, the same three
+    are also given at one threshold per abnormality, of the best F1 on those studies (``ppv_tuned``, ...).
 
     Args:
         regions: Region names R, in the order of the embeddings.
@@ -46,10 +56,12 @@ class OrganAbnormality:
         abnormal: Templates with ``{abnormality}`` and perhaps ``{organ}``; their unit vectors are averaged.
         normal: Template with ``{organ}``.
         logit_scale: s, the inverse of the temperature; changes probabilities, no ranking.
+        min_positives: An abnormality with fewer positive studies is left out of the mean AUROC.
+        train: Loader of other studies, e.g. of the validation split, on which thresholds are chosen (`learn`).
         prefix: Put before metrics and tables.
 
     Raises:
-        ValueError: If no abnormality of the table fits the regions and labels.
+        ValueError: If no abnormality of the table fits the regions and labels, or ``min_positives`` is below 1.
 
     References:
         Lin et al., CT-GLIP, arXiv:2404.15272, zero-shot abnormality detection; prompts and softmax are our choice, the
@@ -67,8 +79,12 @@ class OrganAbnormality:
         abnormal: Sequence[str] = ("{abnormality}", "{abnormality} in {organ}"),
         normal: str = "no evident abnormality in {organ}",
         logit_scale: float = 1 / 0.07,
+        min_positives: int = 1,
+        train: Any = None,
         prefix: str = "abnormality",
     ) -> None:
+        if min_positives < 1:
+            raise ValueError(f"OrganAbnormality: min_positives is {min_positives}; at least 1")
         self.regions, self.label_names = tuple(regions), tuple(label_names)
         table = read_abnormalities(abnormalities, roles)
         self.table = [row for row in table if row.label in self.label_names and set(row.regions) & set(self.regions)]
@@ -80,13 +96,16 @@ class OrganAbnormality:
         self.classes = tuple(row.name for row in self.table)
         self.embed_text, self.image, self.stem, self.prefix = embed_text, image, prefix, prefix
         self.abnormal, self.normal, self.logit_scale = tuple(abnormal), normal, float(logit_scale)
+        self.min_positives, self.train = min_positives, train
+        self.thresholds = np.zeros(len(self.table))
+        self._names = _NAMES if train is None else _NAMES + _TUNED
         self.reset()
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
         """Pooled PPV, sensitivity, F1 and AUROC, and the mean AUROC over abnormalities."""
         left_out = Metric(name=f"{self.prefix}/classes_left_out", unit="classes", higher_is_better=False)
-        return (*(Metric(name=f"{self.prefix}/{name}") for name in _NAMES), left_out)
+        return (*(Metric(name=f"{self.prefix}/{name}") for name in self._names), left_out)
 
     def reset(self) -> None:
         """Forget everything collected."""
@@ -101,25 +120,36 @@ class OrganAbnormality:
         if (given := outputs.get("prompt_embeddings")) is not None:
             self._prompts = (given["positive"], given["negative"])
 
+    def learn(self, outputs: Sequence[Mapping[str, Any]]) -> None:
+        """Choose a threshold per abnormality from the outputs for ``train``; 0 where these have no positive of it."""
+        self.reset()
+        for batch in outputs:
+            self.update(batch)
+        self.thresholds = np.nan_to_num(choose_thresholds(*self._judged(), rule="f1"), nan=0.0)
+        self.reset()
+
     def compute(self) -> dict[str, float]:
-        """Pooled values; an abnormality without positives or negatives is left out of the mean and counted."""
+        """Pooled values; an abnormality with too few positives or no negatives is left out of the mean and counted."""
         labels, _ = self._judged()
         values = self._statistic()(np.ones((len(labels), 1), dtype=np.float32))[0]
-        left = (~((labels == 1).any(axis=0) & (labels == 0).any(axis=0))).sum()
+        left = (~self._common()).sum()
         return {metric.name: float(value) for metric, value in zip(self.metrics, [*values, left], strict=True)}
 
     def intervals(self, n_resamples: int = 1000, seed: int = 0, level: float = 0.95) -> dict[str, tuple[float, float]]:
         """Bootstrap over subjects."""
         found = bootstrap_ci(self._statistic(), self._rows.ids["subject_id"], n_resamples, seed, level)
         pairs = zip(found.low.tolist(), found.high.tolist(), strict=True)
-        return {f"{self.prefix}/{name}": pair for name, pair in zip(_NAMES, pairs, strict=True)}
+        return {f"{self.prefix}/{name}": pair for name, pair in zip(self._names, pairs, strict=True)}
 
     def chance(self) -> dict[str, float]:
-        """Of a coin: PPV is the share of positives p, sensitivity 1/2, F1 p / (p + 1/2), AUROC 1/2."""
+        """Of a coin: PPV is the share of positives p, sensitivity 1/2, F1 p / (p + 1/2), AUROC 1/2.
+
+        With a threshold that may be tuned, of calling everything: sensitivity 1, F1 2 p / (p + 1).
+        """
         labels, _ = self._judged()
         share = float((labels == 1).sum() / max((~np.isnan(labels)).sum(), 1))
-        values = (share, 0.5, share / (share + 0.5), 0.5, 0.5)
-        return {f"{self.prefix}/{name}": value for name, value in zip(_NAMES, values, strict=True)}
+        values = (share, 0.5, share / (share + 0.5), 0.5, 0.5, share, 1.0, 2 * share / (share + 1))
+        return {f"{self.prefix}/{name}": value for name, value in zip(self._names, values, strict=False)}
 
     def tables(self, n_resamples: int = 1000, seed: int = 0, level: float = 0.95) -> dict[str, pd.DataFrame]:
         """``<prefix>_per_class`` and ``<prefix>_per_organ``, and the predictions."""
@@ -213,22 +243,30 @@ class OrganAbnormality:
             organs.setdefault(row.organ, []).append(place)
         return organs
 
+    def _common(self) -> np.ndarray:
+        """Abnormalities with enough positives, and a negative, ``C``."""
+        labels, _ = self._judged()
+        return ((labels == 1).sum(axis=0) >= self.min_positives) & (labels == 0).any(axis=0)
+
     def _statistic(self) -> Any:
         labels, scores = self._judged()
-        areas = areas_statistic(labels, scores)
-        counts = _counts(labels, scores).astype(np.float64)
+        common = self._common()
+        pooled = areas_statistic(labels, scores)
+        mean = areas_statistic(labels[:, common], scores[:, common]) if common.any() else None
+        decisions = [scores > 0, scores >= self.thresholds][: 1 + (self.train is not None)]
+        counts = [_counts(labels, called).sum(axis=1).astype(np.float64) for called in decisions]
 
         def statistic(weights: np.ndarray) -> np.ndarray:
-            true, false, missed = counts.sum(axis=1).T @ weights
-            area = areas(weights)[:, 0]
-            return np.concatenate([np.stack(_rates(true, false, missed), axis=1), area[:, [2, 0]]], axis=1)
+            rates = [np.stack(_rates(*(count.T @ weights)), axis=1) for count in counts]
+            micro = pooled(weights)[:, 0, 2:3]
+            macro = np.full_like(micro, np.nan) if mean is None else mean(weights)[:, 0, :1]
+            return np.concatenate([rates[0], micro, macro, *rates[1:]], axis=1)
 
         return statistic
 
 
-def _counts(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
+def _counts(labels: np.ndarray, called: np.ndarray) -> np.ndarray:
     """True positives, false positives and misses, ``N C 3``."""
-    called = scores > 0
     return np.stack([called & (labels == 1), called & (labels == 0), ~called & (labels == 1)], axis=2)
 
 
@@ -245,7 +283,7 @@ def _rates(true: Any, false: Any, missed: Any) -> list[Any]:
 
 
 def _pooled(labels: np.ndarray, scores: np.ndarray) -> tuple[float, ...]:
-    true, false, missed = _counts(labels, scores).sum(axis=(0, 1))
+    true, false, missed = _counts(labels, scores > 0).sum(axis=(0, 1))
     rates = (float(value) for value in _rates(true, false, missed))
     area = float(auroc(labels, scores)[0]) if labels.shape[1] == 1 else micro_auroc(labels, scores)
     return int((labels == 1).sum()), int((labels == 0).sum()), *rates, area

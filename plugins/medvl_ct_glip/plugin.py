@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from medvl_core.hookspecs import hookimpl
 from medvl_core.specs import (
+    DatasetSpec,
     EncoderSpec,
     EvaluatorSpec,
     ImageInput,
@@ -155,4 +156,22 @@ def medvl_text_sources() -> list[TextSourceSpec]:
             license=_APACHE,
             produces="region_prompts",
         ),
+    ]
+
+
+@hookimpl
+def medvl_datasets() -> list[DatasetSpec]:
+    """Masks for the studies of another dataset."""
+    return [
+        DatasetSpec(
+            name="masked",
+            factory="medvl_ct_glip.masks:MaskedDataset",
+            summary="Another dataset's CTs with ready-made organ masks from a folder",
+            source="medvl",
+            license=_APACHE,
+            modalities=("ct",),
+            has=("reports", "labels", "regions"),
+            data_license="the user's own",
+            url="docs/how-to/organ-masks-and-report-texts.md",
+        )
     ]

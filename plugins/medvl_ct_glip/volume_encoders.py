@@ -85,6 +85,7 @@ def build_nnunet(
     plans: str | Path | None = None,
     features: Sequence[int] = (32, 64, 128, 256, 320, 320),
     blocks: int = 2,
+    first_stride: int = 1,
 ) -> SegmentingEncoder:
     """PlainConvUNet as nnU-Net configures it.
 
@@ -95,6 +96,8 @@ def build_nnunet(
         plans: ``plans.json`` of nnU-Net v2: architecture, patch, spacing and intensities of its ``3d_fullres``.
         features: Channels per stage without plans: the usual 3d_fullres network, kernel 3, stride 2 below the first.
         blocks: Convolutions per stage without plans.
+        first_stride: Of the first stage without plans; 2 halves the resolution of features and logits, at a quarter of
+            the time.
 
     Raises:
         ValueError: If the plans have no 3d_fullres, or name a network other than nnU-Net's U-Nets.
@@ -111,7 +114,7 @@ def build_nnunet(
             features_per_stage=list(features),
             conv_op=nn.Conv3d,
             kernel_sizes=3,
-            strides=[1] + [2] * (len(features) - 1),
+            strides=[first_stride] + [2] * (len(features) - 1),
             n_conv_per_stage=blocks,
             num_classes=num_classes,
             n_conv_per_stage_decoder=blocks,

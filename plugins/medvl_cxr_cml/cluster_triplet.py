@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -20,11 +20,14 @@ __all__ = ["ClusterTriplet"]
 class ClusterTriplet(nn.Module):
     """Triplet loss on pseudo-labels: the most likely component of a Student-t mixture over the last image embeddings.
 
-    In each training step the batch enters a bank of the last ``bank_size`` embeddings. Once the bank holds 10 rows per
-    cluster (or is full) the mixture is fitted to it, from then on every ``refit_every`` steps again, going on from the
-    fit before; between fits each batch moves it by one step of stepwise EM. Then the mixture labels the batch, and
-    triplets are formed within the batch. Until the first fit, and when no triplet is active, the loss is 0 with graph.
-    In eval mode bank and mixture rest.
+    In each training step the batch enters a bank of the last ``bank_size`` embeddings. After ``start_after`` steps and
+    once the bank holds 10 rows per cluster (or is full), the mixture is fitted to it, from then on every
+    ``refit_every`` steps again, going on from the fit before; between fits each batch moves it by one step of stepwise
+    EM. Then the mixture labels the batch, and triplets are formed within the batch. Until the first fit, and when no
+    triplet is active, the loss is 0 with graph. In eval mode bank and mixture rest.
+
+    Start it on embeddings that mean something. From scratch it sorts images into groups of its own making, which have
+    nothing to do with their texts, and the other losses no longer undo that (docs/explanation/cluster-triplets.md).
 
     Bank, mixture and step count are buffers: list the loss among the ``objects`` of ``ExactResume``. With several
     processes every one sees the gathered batch, so all make the same updates.
@@ -42,6 +45,7 @@ class ClusterTriplet(nn.Module):
         regularisation: Added to the variances, in squared units of unit vectors.
         pca_dim: Cluster in this many principal components of the bank.
         bank_size: Rows in the bank.
+        start_after: Training steps before the first fit: how long the other losses work alone.
         refit_every: Steps between fits; the number of batches gives one fit per epoch.
         refit_iterations: Most EM iterations of a fit.
         online_rate: Weight of one batch between fits; 0 leaves the mixture alone until the next fit.
@@ -71,6 +75,7 @@ class ClusterTriplet(nn.Module):
         regularisation: float = 1e-3,
         pca_dim: int | None = None,
         bank_size: int = 4096,
+        start_after: int = 0,
         refit_every: int = 500,
         refit_iterations: int = 20,
         online_rate: float = 0.01,
@@ -86,14 +91,15 @@ class ClusterTriplet(nn.Module):
                 f"cluster_triplet: mining={mining!r}, mode={mode!r}; "
                 f"give one of {get_args(Mining)}, and 'paper' or 'reference_compat'"
             )
-        if bank_size < n_clusters or refit_every < 1 or not 0 <= online_rate <= 1 or margin < 0:
+        steps = start_after < 0 or refit_every < 1
+        if bank_size < n_clusters or steps or not 0 <= online_rate <= 1 or margin < 0:
             raise ValueError(
-                f"cluster_triplet: bank_size={bank_size}, n_clusters={n_clusters}, refit_every={refit_every}, "
-                f"online_rate={online_rate}, margin={margin}; the bank needs a row per cluster, refit_every starts at "
-                "1, online_rate is in [0, 1], the margin is not negative"
+                f"cluster_triplet: bank_size={bank_size}, n_clusters={n_clusters}, start_after={start_after}, "
+                f"refit_every={refit_every}, online_rate={online_rate}, margin={margin}; the bank needs a row per "
+                "cluster, start_after is at least 0, refit_every 1, online_rate in [0, 1], the margin not negative"
             )
         self.embed_dim, self.modality, self.text, self.mode = embed_dim, modality, text, mode
-        self.refit_every, self.online_rate = refit_every, online_rate
+        self.start_after, self.refit_every, self.online_rate = start_after, refit_every, online_rate
         self.mining, self.margin, self.seed = mining, margin, seed
         self.rows_to_start = min(bank_size, 10 * n_clusters)
         self.register_buffer("step", torch.tensor(0))
@@ -111,7 +117,8 @@ class ClusterTriplet(nn.Module):
             batch: L2-normalised embeddings ``P E`` of the modality.
 
         Returns:
-            The loss and its terms: itself, ``"active_triplets"`` and ``"clusters"`` (how many the batch has).
+            The loss and its terms: itself, ``"active_triplets"``, ``"clusters"`` (how many the batch has) and
+            ``"cosine"``, the mean over all pairs of the batch: 1 where all images coincide.
 
         Raises:
             ValueError: If embeddings are missing, of another width, or not finite.
@@ -123,20 +130,21 @@ class ClusterTriplet(nn.Module):
             if self.training:
                 self._update(self.bank, rows.detach())
             if not self.mixture.fitted:
-                return _output(rows.sum() * 0, rows.new_zeros(()), rows.new_zeros(()))
+                return _output(rows)
             labels = self.mixture.predict(rows)
             total, active = triplet_loss(rows, labels, self.margin, self.mining)
         clusters = (labels.bincount(minlength=self.mixture.n_components) > 0).sum()
-        return _output(total, active, clusters)
+        return _output(rows, total, active, clusters)
 
     @torch.no_grad()
     def _update(self, bank: FeatureBank, rows: Tensor) -> None:
         bank.push(rows)
+        self.step += 1
         if not self.mixture.fitted:
-            if len(bank) >= self.rows_to_start:
+            if self.step > self.start_after and len(bank) >= self.rows_to_start:
                 self.mixture.fit(bank.rows())
+                self.step.zero_()  # counts from the first fit on
             return
-        self.step += 1  # since the first fit
         if self.step % self.refit_every == 0:
             self.mixture.fit(bank.rows(), warm_start=True)
         elif self.online_rate:
@@ -146,7 +154,7 @@ class ClusterTriplet(nn.Module):
         seed = (self.seed + int(self.step)) % 2**32
         if self.training:
             self.step += 1
-        return _output(released_metric_term(image, text, seed), image.new_zeros(()), image.new_zeros(()))
+        return _output(image, released_metric_term(image, text, seed))
 
     def _rows(self, batch: AlignmentBatch, modality: str) -> Tensor:
         rows = batch.embeddings.get(modality)
@@ -167,6 +175,11 @@ class ClusterTriplet(nn.Module):
         return rows
 
 
-def _output(total: Tensor, active: Tensor, clusters: Tensor) -> LossOutput:
-    terms: dict[str, Any] = {"cluster_triplet": total.detach(), "active_triplets": active, "clusters": clusters}
-    return LossOutput(total, {name: value.to(total.dtype) for name, value in terms.items()})
+def _output(
+    rows: Tensor, total: Tensor | None = None, active: Tensor | None = None, clusters: Tensor | None = None
+) -> LossOutput:
+    nothing = rows.new_zeros(())
+    total = rows.sum() * 0 if total is None else total
+    cosine = (rows.detach().sum(dim=0).square().sum() - len(rows)) / max(1, len(rows) * (len(rows) - 1))
+    terms = {"cluster_triplet": total.detach(), "active_triplets": active, "clusters": clusters, "cosine": cosine}
+    return LossOutput(total, {name: nothing if term is None else term.to(rows.dtype) for name, term in terms.items()})

@@ -6,6 +6,7 @@ import re
 import shutil
 import signal
 import sys
+from fnmatch import fnmatchcase
 
 import nibabel as nib
 import pytest
@@ -181,21 +182,6 @@ def test_inference_without_a_trained_model_says_so(tmp_path, scan):
     assert "no manifest; train the bundle first" in explain(caught.value)
 
 
-def test_paper_builds_every_network_at_full_size_without_memory(tmp_path):
-    made = ConfigParser()
-    made.read_config([str(FOLDER / "configs" / name) for name in ("train.json", "paper.json")])
-    made["bundle_root"] = str(tmp_path)
-    with torch.device("meta"):
-        encoder = made.get_parsed_content("encoder")
-        assert encoder.num_classes == 105
-        assert encoder.embed_dim == 32
-        out = encoder(torch.zeros(1, 1, *encoder.input.size))
-    assert out.features.shape == (1, 32, 160, 160, 64)
-    assert encoder.input.spacing_mm == (1.0, 1.0, 3.0)
-    parameters = sum(p.numel() for p in encoder.parameters())
-    assert 25e6 < parameters < 40e6
-
-
 @pytest.fixture(scope="module")
 def own_data(tmp_path_factory):
     """Phantom scans, label maps and reports as a table and NIfTI files."""
@@ -227,6 +213,25 @@ def own_data(tmp_path_factory):
     return folder
 
 
+def test_paper_builds_every_network_at_full_size_without_memory(own_data, tmp_path):
+    made = ConfigParser()
+    made.read_config([str(FOLDER / "configs" / name) for name in ("train.json", "paper.json")])
+    given = {"bundle_root": tmp_path, "table": own_data / "table.csv", "masks_dir": own_data / "masks"}
+    for key, value in given.items():
+        made[key] = str(value)
+    made["split_column"] = "split"
+    made.get_parsed_content("dataset")
+    with torch.device("meta"):
+        encoder = made.get_parsed_content("encoder")
+        assert encoder.num_classes == 105
+        assert encoder.embed_dim == 32
+        out = encoder(torch.zeros(1, 1, *encoder.input.size))
+    assert out.features.shape == (1, 32, 160, 160, 64)
+    assert encoder.input.spacing_mm == (1.0, 1.0, 3.0)
+    parameters = sum(p.numel() for p in encoder.parameters())
+    assert 25e6 < parameters < 40e6
+
+
 def test_published_setting_trains_in_miniature_on_files(own_data, tmp_path):
     bundle = running.copy_bundle(tmp_path, "ct_glip")
     dataset = {
@@ -243,6 +248,108 @@ def test_published_setting_trains_in_miniature_on_files(own_data, tmp_path):
         "num_workers": 0,
         "epochs": 1,
     }
-    run(bundle, "train.json", "paper.json", dataset=dataset, **options)
+    masked = json.loads((bundle / "configs" / "paper.json").read_text())["dataset"]  # miniature names a phantom
+    run(bundle, "train.json", "paper.json", source=dataset, dataset=masked, **options)
     assert rows(bundle)["trained"].keys() == {"organ/top_1", "organ/top_1_macro"}
     assert len(read_manifest(bundle / "models" / "manifest.json")["regions"]) == 104
+
+
+def test_names_alone_train_where_there_are_masks_and_no_reports(own_data, tmp_path):
+    bundle = running.copy_bundle(tmp_path, "ct_glip")
+    options = {
+        "table": str(own_data / "table.csv"),
+        "split_column": "split",
+        "masks_dir": str(own_data / "masks"),
+        "mask_names": str(own_data / "names.json"),
+        "epochs": 1,
+    }
+    masked = json.loads((bundle / "configs" / "own_masks.json").read_text())["dataset"]  # miniature names a phantom
+    made = run(bundle, "train.json", "own_masks.json", "names_only.json", dataset=masked, **options)
+    assert len(made.parser.get_parsed_content("texts").words) == 0
+    assert rows(bundle)["trained"].keys() == {"organ/top_1", "organ/top_1_macro"}
+
+
+LESIONS = {
+    "dataset::options_for::baseline/phantom::lesions": "@lesions",
+    "dataset::options_for::baseline/phantom::prevalence": {"Liver cyst": 0.8, "Kidney cyst": 0.7, "Lung nodule": 0.7},
+    "pretrain::epochs": 2,
+}
+
+
+def test_finetuning_starts_from_the_aligned_encoder_with_a_new_head(again):
+    tumours = {"ckpt_dir": str(again / "tumours"), "output_dir": str(again / "tumours")} | LESIONS
+    aligned = str(again / "models" / "model.pt")
+    overlays = ("train.json", "finetune.json")
+    made = run(again, *overlays, initial_weights=aligned, **tumours)
+    loss = made.parser.get_parsed_content("pretrain::trainer").loss_function
+    assert list(loss.losses) == ["segmentation"]
+    metrics = json.loads((again / "tumours" / "metrics.json").read_text())["rows"]["trained"]
+    assert set(metrics) == {
+        f"segmentation/{n}" for n in ("dice_macro", "detection_auroc_macro", "detection_auroc_micro")
+    }
+    assert read_manifest(again / "tumours" / "manifest.json")["regions"] == ["lung_nodule", "liver_cyst", "kidney_cyst"]
+    fresh = workflow(again, *overlays, initial_weights=aligned, **tumours)
+    fresh.initialize()
+    tower = fresh.parser.get_parsed_content("tower")
+    fresh.parser.get_parsed_content("run::1")
+    source = torch.load(aligned, weights_only=True)
+    state = tower.encoder.state_dict()
+    assert all(torch.equal(source[f"encoder.{key}"], value) for key, value in state.items() if "seg_layers" not in key)
+    assert source["encoder.network.decoder.seg_layers.0.weight"].shape[0] == 27
+    assert state["network.decoder.seg_layers.0.weight"].shape[0] == 4
+
+
+def test_finetuning_uses_a_share_of_the_training_patients(again):
+    def patients(share):
+        made = workflow(again, "train.json", "finetune.json", train_share=share, **LESIONS)
+        return {study.subject_id for study in made.parser.get_parsed_content("studies::train")}
+
+    assert patients(0.5) < patients(1.0)
+
+
+def test_finetuning_refuses_weights_of_another_network(again):
+    options = {"encoder::options_for::ct_glip/nnunet": {"features": [8, 16], "blocks": 1}} | LESIONS
+    with pytest.raises(RuntimeError, match="Failed to") as caught:
+        run(again, "train.json", "finetune.json", initial_weights=str(again / "models" / "model.pt"), **options)
+    assert re.search(r"model.pt: does not fit SegmentingEncoder", explain(caught.value))
+
+
+def test_mit_is_finetuned_with_its_encoder_frozen_first(tmp_path):
+    bundle = running.copy_bundle(tmp_path, "ct_glip")
+    files = [str(bundle / "configs" / n) for n in ("train.json", "mit.json", "finetune.json", "finetune_mit.json")]
+    made = ConfigParser()
+    made.read_config(files)
+    made["bundle_root"] = str(bundle)
+    made["pretrain::dataloader"] = [0] * 10
+    made["initial_weights"] = "model.pt"
+    freeze = made.get_parsed_content("pretrain::handlers::6")
+    assert freeze.module is made.get_parsed_content("tower").encoder.network.transformer
+    assert freeze.epochs == round(0.2 * made["pretrain::epochs"]) > 0
+    optimizer = made.get_parsed_content("pretrain::optimizer")
+    assert type(optimizer) is torch.optim.RAdam
+    assert sum(p.numel() for g in optimizer.param_groups for p in g["params"]) == sum(
+        p.numel() for p in made.get_parsed_content("tower").encoder.parameters()
+    )
+    assert made.get_parsed_content("pretrain::lr_scheduler").total_iters == 10 * made["pretrain::epochs"]
+    names = list(made.get_parsed_content("tower").encoder.state_dict())
+    assert sum("cls_conv" in name for name in names) == 10
+    encoder_alone = ["*cls_conv*", "*Dec*", "network.norm.*", "*stage3*"]  # as the README has it
+    for name in names:
+        assert any(fnmatchcase(name, pattern) for pattern in encoder_alone) != ("transformer." in name)
+
+
+def test_published_finetuning_has_nnunets_schedule(tmp_path):
+    made = ConfigParser()
+    files = ("train.json", "paper.json", "finetune.json", "finetune_paper.json")
+    made.read_config([str(FOLDER / "configs" / name) for name in files])
+    made["bundle_root"] = str(tmp_path)
+    made["pretrain::dataloader"] = [0] * 56
+    with torch.device("meta"):
+        optimizer = made.get_parsed_content("pretrain::optimizer")
+    assert type(optimizer) is torch.optim.SGD
+    group = optimizer.param_groups[0]
+    assert (group["momentum"], group["nesterov"], group["lr"], group["weight_decay"]) == (0.99, True, 0.01, 3e-5)
+    schedule = made.get_parsed_content("pretrain::lr_scheduler")
+    assert 125_000 <= schedule.total_iters < 125_056
+    assert schedule.power == 0.9
+    assert made.get_parsed_content("encoder").input.size == (160, 160, 64)

@@ -37,7 +37,13 @@ def _zero_shot():
     return build_evaluator("baseline/zero_shot", classes=("Nodule", "Hernia"), image="cxr")
 
 
+def _efficientnet():
+    pytest.importorskip("efficientnet_lite_pytorch", reason="the extra 'pretrained' is not installed")
+    return {"size": (32, 32), "weights": "random"}
+
+
 OPTIONS = {
+    "encoder/efficientnet_lite": _efficientnet,
     "dataset/folder": lambda: COHORT,
     "evaluator/external": lambda: {
         "evaluator": _zero_shot(),

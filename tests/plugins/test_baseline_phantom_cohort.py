@@ -189,6 +189,9 @@ def test_radiograph_follows_its_options():
         ({"shape": (8, 96, 96)}, "three axes of at least 16"),
         ({"shares": (0.5, 0.1, 0.1)}, r"shares is \(0.5, 0.1, 0.1\); three shares"),
         ({"follow_up": 2.0}, "follow_up is 2.0; a share between 0 and 1"),
+        ({"prevalence": {"Kidney cyst": 1.0}}, "prevalence is {'Kidney cyst': 1.0}; shares between 0 and 1"),
+        ({"prevalence": {"Cyst": 0.5}}, r"unknown findings \['Cyst'\]"),
+        ({"lesions": ["Fatty liver"]}, r"lesions names \['Fatty liver'\], which have no voxels of their own"),
     ],
 )
 def test_bad_arguments_are_refused(options, message):
@@ -305,3 +308,17 @@ def test_labels_can_be_chosen_and_rare_ones_named():
 def test_labels_that_are_no_findings_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         PhantomCohort(12, **options)
+
+
+def test_prevalence_changes_who_has_a_finding_and_nothing_else():
+    usual, often = _cohort(150), _cohort(150, prevalence={"Liver cyst": 0.5})
+    pairs = list(zip(usual.studies("train"), often.studies("train"), strict=True))
+    rates = [np.mean([pair[k].labels["Liver cyst"] for pair in pairs]) for k in (0, 1)]
+    assert rates[0] < 0.25
+    assert 0.35 < rates[1] < 0.65
+    for one, other in pairs:
+        assert one.study_id == other.study_id
+        assert {k: v for k, v in one.labels.items() if k != "Liver cyst"} == {
+            k: v for k, v in other.labels.items() if k != "Liver cyst"
+        }
+        assert one.images["ct"].fingerprint() != other.images["ct"].fingerprint()

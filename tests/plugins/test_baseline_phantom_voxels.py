@@ -15,6 +15,7 @@ from scipy.ndimage import binary_dilation
 
 from medvl_baseline.phantom import FINDINGS, ORGANS, PhantomCohort, PhantomImage, PhantomRegions
 from medvl_baseline.phantom.canvas import Canvas, Grid, Placement, turn
+from medvl_baseline.phantom.findings import LESIONS
 from medvl_baseline.phantom.organs import ORGAN_ID
 from medvl_baseline.phantom.render import Address, plan, render
 from medvl_baseline.phantom.streams import stream
@@ -260,3 +261,19 @@ def test_rotation_matrix_is_a_rotation():
     np.testing.assert_allclose(matrix @ matrix.T, np.eye(3), atol=1e-12)
     assert np.linalg.det(matrix) == pytest.approx(1)
     np.testing.assert_allclose(turn(about_z=90) @ [1, 0, 0], [0, 1, 0], atol=1e-12)
+
+
+@pytest.mark.parametrize("finding", ["Lung nodule", "Liver cyst", "Kidney cyst"])
+def test_a_lesion_label_lies_where_the_finding_changed_the_scan(finding):
+    address = replace(ADDRESS, findings=(finding,))
+    label = LESIONS[finding][0]
+    with_it, labels = render(replace(address, lesions=(finding,)))
+    plain, organs = render(address)
+    without = _bare(address)
+    assert np.array_equal(with_it, plain)
+    mask = labels == label
+    assert mask.any()
+    assert np.array_equal(labels[~mask], organs[~mask])
+    change = np.abs(with_it - without)
+    assert change[mask].mean() > 10 * change[~binary_dilation(mask, iterations=3)].mean() + 10
+    assert not (render(replace(address, findings=(), lesions=(finding,)))[1] == label).any()

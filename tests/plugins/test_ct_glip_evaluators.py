@@ -176,3 +176,53 @@ def test_labels_become_region_texts():
         "liver": RegionText("no evident abnormality in liver", "normal"),
     }  # the spleen's calcification is unknown, the femur is in no table
     assert OrganLabels().texts([study], None) == ["Kidney stone, kidney cyst. No evident abnormality in liver."]
+
+
+def test_thresholds_come_from_other_studies_one_per_abnormality():
+    made, batch = OrganAbnormality(REGIONS, LABELS, embed, train=["a loader"]), outputs()
+    made.learn([outputs(seed=1)])
+    other, pairs = scored(outputs(seed=1)), scored(batch)
+    called, truth = [], []
+    for name in made.classes:
+        label, score = other[name]
+        levels = [(f1_score(label, score >= level), level) for level in np.unique(score)]
+        best = max(level for value, level in levels if value >= max(levels)[0] - 1e-12)
+        truth.append(pairs[name][0])
+        called.append(pairs[name][1] >= best - 1e-6)
+    made.update(batch)
+    values = made.compute()
+    truth, called = np.concatenate(truth), np.concatenate(called)
+    assert values["abnormality/ppv_tuned"] == pytest.approx(precision_score(truth, called))
+    assert values["abnormality/sensitivity_tuned"] == pytest.approx(recall_score(truth, called))
+    assert values["abnormality/f1_tuned"] == pytest.approx(f1_score(truth, called))
+    plain = OrganAbnormality(REGIONS, LABELS, embed)
+    plain.update(batch)
+    assert plain.compute() == {name: value for name, value in values.items() if not name.endswith("_tuned")}
+    share = truth.mean()
+    assert made.chance()["abnormality/f1_tuned"] == pytest.approx(2 * share / (share + 1))
+    assert set(made.intervals(50)) == set(made.chance())
+
+
+def test_a_label_without_positives_in_the_other_studies_keeps_threshold_0():
+    made, rare = OrganAbnormality(REGIONS, LABELS, embed, train=["a loader"]), outputs(seed=1)
+    rare["labels"][:, 1] = 0.0
+    made.learn([rare])
+    assert made.thresholds[made.classes.index("fatty liver")] == 0.0
+    assert made.thresholds[made.classes.index("kidney stone")] != 0.0
+
+
+def test_the_mean_auroc_is_over_abnormalities_with_enough_positives():
+    batch = outputs()
+    batch["labels"][:, 1] = 0.0
+    batch["labels"][:3, 1] = 1.0
+    made = OrganAbnormality(REGIONS, LABELS, embed, min_positives=4)
+    made.update(batch)
+    pairs = scored(batch)
+    areas = [roc_auc_score(*pairs[name]) for name in made.classes if name != "fatty liver"]
+    assert made.compute()["abnormality/auroc_macro"] == pytest.approx(np.mean(areas), abs=1e-6)
+    assert made.compute()["abnormality/classes_left_out"] == 1
+    none = OrganAbnormality(REGIONS, LABELS, embed, min_positives=1000)
+    none.update(batch)
+    assert np.isnan(none.compute()["abnormality/auroc_macro"])
+    with pytest.raises(ValueError, match="min_positives is 0; at least 1"):
+        OrganAbnormality(REGIONS, LABELS, embed, min_positives=0)

@@ -206,3 +206,10 @@ def test_a_batch_of_other_channels_is_refused():
     encoder = build_encoder("ct_glip/nnunet", size=(16, 16, 16), num_classes=2, features=(4, 8))
     with pytest.raises(ValueError, match=r"shape \(1, 2, 16, 16, 16\); this encoder reads B 1 X Y Z"):
         encoder(torch.zeros(1, 2, 16, 16, 16))
+
+
+def test_a_first_stride_of_two_halves_features_and_logits():
+    made = build_encoder("ct_glip/nnunet", size=(16, 16, 16), features=(8, 16), num_classes=5, first_stride=2)
+    out = made(torch.zeros(1, 1, 16, 16, 16))
+    assert out.features.shape == (1, 8, 8, 8, 8)
+    assert out.logits[0].shape == (1, 5, 8, 8, 8)

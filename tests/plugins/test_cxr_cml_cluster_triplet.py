@@ -99,6 +99,26 @@ def test_loss_is_zero_with_graph_until_the_bank_has_ten_rows_per_cluster():
     assert loss.mixture.fitted
 
 
+def test_first_fit_waits_for_start_after_and_later_ones_keep_their_distance():
+    loss, fits = _loss(start_after=5, online_rate=0.0), []
+    for step in range(1, 15):
+        before = loss.mixture.means.clone()
+        total = loss(_batch(step)).total
+        assert bool(loss.mixture.fitted) == (step > 5)
+        assert total == 0 or step > 5
+        if not torch.equal(before, loss.mixture.means):
+            fits.append(step)
+    assert fits == [6, 10, 14]
+    assert len(loss.bank) == 64
+
+
+def test_cosine_is_the_mean_over_all_pairs():
+    batch = _batch()
+    rows = batch.embeddings["cxr"].detach().double()
+    pairs = [(rows[i] @ rows[j]).item() for i in range(12) for j in range(12) if i != j]
+    assert _loss()(batch).terms["cosine"].item() == pytest.approx(sum(pairs) / len(pairs), abs=1e-6)
+
+
 @pytest.mark.parametrize("online_rate", [0.0, 0.05])
 def test_mixture_moves_at_refits_and_between_them_only_when_online(online_rate):
     loss, moved = _trained(3, online_rate=online_rate), []
@@ -125,7 +145,9 @@ def test_eval_mode_leaves_bank_and_mixture_alone():
     assert all(torch.equal(value, before[name]) for name, value in loss.state_dict().items())
 
 
-@pytest.mark.parametrize("options", [{}, {"pca_dim": 4, "covariance": "full"}, {"covariance": "tied", "nu": "inf"}])
+@pytest.mark.parametrize(
+    "options", [{}, {"pca_dim": 4, "covariance": "full"}, {"covariance": "tied", "nu": "inf", "start_after": 7}]
+)
 @pytest.mark.parametrize("stop", [1, 5, 8])
 def test_run_continues_bit_for_bit_from_the_state_of_the_alignment_loss(options, stop, tmp_path):
     def build() -> AlignmentLoss:
@@ -151,7 +173,8 @@ def test_total_is_the_sum_of_the_contrastive_and_the_metric_loss():
     metric, clip, batch = _trained().eval(), build_loss("baseline/infonce", pair=("cxr", "report")), _batch(50)
     total = AlignmentLoss(losses={"clip": clip, "metric": metric}, weights={"clip": 1.0, "metric": 0.5})(batch)
     torch.testing.assert_close(total, clip(batch).total + 0.5 * metric(batch).total)
-    assert {"clip", "metric/cluster_triplet", "metric/active_triplets", "metric/clusters"} == set(batch.terms)
+    terms = ("cluster_triplet", "active_triplets", "clusters", "cosine")
+    assert {"clip", *(f"metric/{term}" for term in terms)} == set(batch.terms)
 
 
 def test_ranks_that_see_the_gathered_batch_stay_in_step(monkeypatch):
@@ -237,9 +260,10 @@ def test_reference_compat_has_no_bank():
         ({"mining": "hard"}, "mining='hard'"),
         ({"mode": "code"}, "mode='code'; give one of .* and 'paper' or 'reference_compat'"),
         ({"bank_size": 2}, "bank_size=2, n_clusters=3.*a row per cluster"),
-        ({"refit_every": 0}, "refit_every starts at 1"),
-        ({"online_rate": 2.0}, r"online_rate is in \[0, 1\]"),
-        ({"margin": -0.1}, "the margin is not negative"),
+        ({"refit_every": 0}, "refit_every=0.*start_after is at least 0, refit_every 1"),
+        ({"start_after": -1}, "start_after=-1"),
+        ({"online_rate": 2.0}, r"online_rate in \[0, 1\]"),
+        ({"margin": -0.1}, "the margin not negative"),
         ({"covariance": "spherical"}, "covariance is 'spherical'"),
     ],
 )

@@ -1,76 +1,117 @@
 """Organ recognition on CTs with ready-made masks: chance, the untrained network, and each trained one.
 
-Every scan is embedded whole; an instance is a structure of the scan that the model knows and that is large enough.
+An instance is a structure of the scan that the model knows and that is large enough. Every scan is embedded whole, and
+again as crops at random places: a structure of which less than half lies in a crop does not count there. Intervals are
+over the crops of one scan: they say how much recognition leans on the field of view, nothing about other patients.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 BUNDLE = Path(__file__).resolve().parent.parent
 EXAMPLES = """
-example, from the folder monai_bundles:
+examples, from the folder monai_bundles:
   python ct_glip/scripts/recognise_scans.py --scan ct.nii.gz masks.nii.gz ts_v2_117 --models grounded=ct_glip/models
+
+  # MiT, whose patches differ; a row of numbers per scan
+  python ct_glip/scripts/recognise_scans.py --configs mit.json --crop 32 32 16 --scan ct.nii.gz masks.nii.gz table \\
+      --models global=runs/table1/seed0/mit/vanilla/models grounded=runs/table1/seed0/mit/full/models
 """
 
 
 def main() -> int:
     options = _arguments().parse_args()
     models = {name: Path(folder) for name, _, folder in (pair.partition("=") for pair in options.models)}
-    first = next(iter(models.values()))
-    columns: dict[str, list[tuple[int, int]]] = {}
-    for name, folder in {"untrained": first, **models}.items():
-        columns[name] = [_accuracy(folder, scan, name == "untrained", options.cache) for scan in options.scan]
+    networks = {"untrained": next(iter(models.values())), **models}
     from medvl_core.manifest import read_manifest
 
-    regions = read_manifest(first / "manifest.json")["regions"]
-    lines = ["| scan | chance | " + " | ".join(columns) + " |", "| --- " * (2 + len(columns)) + "|"]
-    for row, (ct, _, _) in enumerate(options.scan):
-        values = " | ".join(f"{values[row][0]}/{values[row][1]}" for values in columns.values())
-        lines.append(f"| {Path(ct).parent.name}/{Path(ct).name} | {1 / len(regions):.3f} | {values} |")
+    n = len(read_manifest(networks["untrained"] / "manifest.json")["regions"])
+    lines = ["| scan | chance | " + " | ".join(networks) + " |", "| --- " * (2 + len(networks)) + "|"]
+    for scan in options.scan:
+        cells = [_cell(folder, scan, name == "untrained", options) for name, folder in networks.items()]
+        lines.append(f"| {Path(scan[0]).parent.name}/{Path(scan[0]).name} | {1 / n:.3f} | " + " | ".join(cells) + " |")
+        sys.stderr.write(lines[-1] + "\n")
     sys.stdout.write("\n".join(lines) + "\n")
     return 0
 
 
-def _accuracy(models: Path, scan: tuple[str, str, str], untrained: bool, cache: Path) -> tuple[int, int]:
-    """Organs named right, and organs visible."""
+def _cell(models: Path, scan: Sequence[str], untrained: bool, options: argparse.Namespace) -> str:
+    """``"22/25; 0.71 [0.65, 0.77]"``: the whole scan; crops with their interval."""
+    whole = _evaluate(_parts(models, scan, untrained, options, None), [0])
+    text = f"{whole[0]}/{whole[1]}"
+    if not options.crops:
+        return text
+    parts = _parts(models, scan, untrained, options, options.crop)
+    _, n, value, (low, high) = _evaluate(parts, [(epoch, 0) for epoch in range(options.crops)])
+    return f"{text}; {value:.2f} [{low:.2f}, {high:.2f}]" if n else f"{text}; none visible"
+
+
+def _parts(
+    models: Path, scan: Sequence[str], untrained: bool, options: argparse.Namespace, patch: Sequence[int] | None
+) -> dict[str, Any]:
+    """What inference.json builds for one scan, with the weights in place."""
     from monai.bundle import ConfigParser
 
-    from medvl_core.build import build_evaluator
     from medvl_core.engine import set_seed
-    from medvl_core.region_data import RegionDataset
     from medvl_core.weights import load_weights
 
     set_seed(0)
     parser = ConfigParser()
-    parser.read_config(str(BUNDLE / "configs" / "inference.json"))
+    parser.read_config([str(BUNDLE / "configs" / name) for name in ("inference.json", *options.configs)])
     ct, masks, names = scan
-    for key, value in {"ckpt_dir": str(models), "cache_dir": str(cache), "input": ct, "masks": masks}.items():
+    given = {"ckpt_dir": str(models), "cache_dir": str(options.cache), "input": ct, "masks": masks}
+    given |= {"mask_names": None if names == "table" else names} | ({"patch": list(patch)} if patch else {})
+    for key, value in given.items():
         parser[key] = value
-    parser["mask_names"] = None if names == "table" else names
-    parts = {key: parser.get_parsed_content(key) for key in ("scans", "volumes", "study", "embed_text", "min_voxels")}
+    keys = ("scans", "volumes", "study", "embed_text", "min_voxels")
+    parts = {key: parser.get_parsed_content(key) for key in keys}
     if not untrained:
         load_weights(parser.get_parsed_content("network_def"), models / "model.pt")
-    item = RegionDataset([parts["study"]], parts["volumes"], min_voxels=parts["min_voxels"])[0]
-    keys = ("ct", "regions", "region_visible")
-    output = parts["scans"].eval()({key: item[key][None] for key in keys})
+    return parts
+
+
+def _evaluate(parts: dict[str, Any], indices: Sequence[Any]) -> tuple[int, int, float, tuple[float, float]]:
+    """Instances named right, instances, their share, and its interval over the views ``indices``."""
+    from medvl_core.build import build_evaluator
+
     regions = parts["volumes"].names
     evaluator = build_evaluator("ct_glip/organ_recognition", regions=regions, embed_text=parts["embed_text"])
-    evaluator.update({"embeddings": output.embeddings, "study_id": [item["study_id"]], "subject_id": ["one"]})
-    n = int((output.embeddings["ct_regions"].abs().sum(dim=2) > 0).sum())
-    return (round(evaluator.compute()["organ/top_1"] * n) if n else 0), n
+    n = 0
+    for view, output in enumerate(_outputs(parts, indices)):
+        evaluator.update({"embeddings": output, "study_id": [str(view)], "subject_id": [str(view)]})
+        n += int((output["ct_regions"].abs().sum(dim=2) > 0).sum())
+    if not n:
+        return 0, 0, 0.0, (0.0, 0.0)
+    value = evaluator.compute()["organ/top_1"]
+    return round(value * n), n, value, evaluator.intervals()["organ/top_1"]
+
+
+def _outputs(parts: dict[str, Any], indices: Sequence[Any]) -> Iterator[dict[str, Any]]:
+    from medvl_core.region_data import RegionDataset
+
+    dataset = RegionDataset([parts["study"]], parts["volumes"], min_voxels=parts["min_voxels"])
+    for index in indices:
+        item = dataset[index]
+        yield parts["scans"].eval()({key: item[key][None] for key in ("ct", "regions", "region_visible")}).embeddings
 
 
 def _arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    add = parser.add_argument
     help_ = "CT, masks, and what the masks' labels mean (ts_v1_104, ts_v2_117, a table, or 'table': in the file)"
-    parser.add_argument("--scan", nargs=3, action="append", required=True, metavar=("CT", "MASKS", "NAMES"), help=help_)
-    parser.add_argument("--models", nargs="+", required=True, metavar="NAME=FOLDER", help="trained bundles' models/")
-    parser.add_argument("--cache", type=Path, default=BUNDLE / "cache", help="standardised scans and text rows")
+    add("--scan", nargs=3, action="append", required=True, metavar=("CT", "MASKS", "NAMES"), help=help_)
+    add("--models", nargs="+", required=True, metavar="NAME=FOLDER", help="trained bundles' models/")
+    add("--configs", nargs="*", default=[], metavar="NAME", help="files of configs/ on top of inference.json")
+    add("--crops", type=int, default=30, help="per scan; 0 for whole scans alone. Default: 30")
+    add("--crop", type=int, nargs=3, default=[32, 32, 24], help="voxels. Default: 32 32 24, of 8 mm")
+    add("--cache", type=Path, default=BUNDLE / "cache", help="standardised scans and text rows")
     return parser
 
 

@@ -18,6 +18,7 @@ SETTINGS: dict[str, dict[str, object]] = {
     "nu4": {},
     "nu6": {"nu": 6},
     "nu_inf": {"nu": "inf"},
+    "from_start": {"metric_start": 0},
     "bank_256": {"bank_size": 256},
     "bank_2048": {"bank_size": 2048},
     "clusters_40": {"n_clusters": 40},

@@ -1,7 +1,8 @@
 """The tables of the paper, published numbers beside those of scripts/experiments.py, as Markdown.
 
 Differences are paired: the same studies, patients drawn together (macro AUROC), DeLong's test with patients as clusters
-and Holm's correction (single labels).
+and Holm's correction (single labels). With several seeds every study counts once per seed, always together with its
+patient: that makes no interval narrower than the patients allow.
 """
 
 from __future__ import annotations
@@ -12,6 +13,10 @@ import math
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from medvl_core.run_comparison import PairedTest
 
 PUBLISHED = {
     "MedCLIP": (0.476, 0.488, 0.450),
@@ -39,23 +44,51 @@ GROUPS = ("total", "base", "rare")
 
 def main() -> int:
     options = _arguments().parse_args()
-    finished = sorted(options.runs.glob("*/cross_validation/metrics.json"))  # written last
-    runs = {path.parents[1].name: path.parent for path in finished}
+    runs = _runs(options.runs)
     if options.against not in runs:
-        sys.stderr.write(f"{options.runs}: no run called {options.against!r}, only {', '.join(runs) or 'none'}\n")
+        known = ", ".join(runs) or "none"
+        sys.stderr.write(f"{options.runs[0]}: no run called {options.against!r} in every folder, only {known}\n")
         return 1
-    order = [name for name in _settings() if name in runs] + sorted(set(runs) - set(_settings()))
-    lines = [*_published(), "", *_ours(runs, order, options.against)]
+    against = runs[options.against]
+    lines = [*_published(), ""] if options.published else []
+    lines += _ours(runs, against, options.against)
     for name in options.labels:
-        lines += ["", *_labels(runs[name], runs[options.against], name, options.against)]
+        lines += ["", *_labels(runs[name], against, name, options.against)]
     sys.stdout.write("\n".join(lines) + "\n")
     return 0
 
 
-def _settings() -> tuple[str, ...]:
+class _Run:
+    """The folds of one setting in every folder: a seed each."""
+
+    def __init__(self, folders: list[Path]) -> None:
+        from medvl_core.cross_validation import pool_folds, summary_table
+        from medvl_core.predictions import Predictions, read_predictions
+
+        self.groups = json.loads((folders[0] / "metrics.json").read_text())["groups"]
+        folds = []
+        for number, folder in enumerate(folders):
+            for path in sorted(folder.glob("fold_*_predictions.csv")):
+                one = read_predictions(path)
+                names = tuple(f"{name} in run {number}" for name in one.study_id)
+                folds.append(Predictions(names, one.subject_id, one.classes, one.labels, one.scores))
+        self.pooled = pool_folds(folds)
+        self.summary = summary_table(folds, self.groups).set_index("group")
+
+    def paired(self, other: _Run, group: str = "total") -> PairedTest:
+        from medvl_core.run_comparison import compare_predictions
+
+        names = self.groups.get(group, self.pooled.classes)
+        return compare_predictions(self.pooled.sorted(names), other.pooled.sorted(names))
+
+
+def _runs(folders: list[Path]) -> dict[str, _Run]:
+    """Finished settings that every folder has, in the order of scripts/experiments.py."""
     from experiments import SETTINGS  # beside this file
 
-    return tuple(SETTINGS)
+    finished = [{path.parents[1].name for path in folder.glob("*/cross_validation/metrics.json")} for folder in folders]
+    names = sorted(set.intersection(*finished), key=lambda name: ([*SETTINGS, name].index(name), name))
+    return {name: _Run([folder / name / "cross_validation" for folder in folders]) for name in names}
 
 
 def _published() -> Iterator[str]:
@@ -65,48 +98,44 @@ def _published() -> Iterator[str]:
         yield f"| {name} | " + " | ".join(f"{value:.3f}" for value in values) + " |"
 
 
-def _ours(runs: dict[str, Path], order: list[str], against: str) -> Iterator[str]:
+def _ours(runs: dict[str, _Run], against: _Run, name_against: str) -> Iterator[str]:
     """A row per setting: mean and sd over folds, pooled AUROC with interval, paired difference per group."""
-    import pandas as pd
-
     yield (
         "| setting | published total | "
-        + " | ".join(f"{group}: folds; pooled; minus {against}" for group in GROUPS)
-        + f" | labels better / worse than {against} (Holm) |"
+        + " | ".join(f"{group}: folds; pooled; minus {name_against}" for group in GROUPS)
+        + f" | labels better / worse than {name_against} (Holm) |"
     )
     yield "|" + " --- |" * (3 + len(GROUPS))
-    for name in order:
-        summary = pd.read_csv(runs[name] / "summary.csv").set_index("group")
+    for name, run in runs.items():
         cells = []
         for group in GROUPS:
-            if group in summary.index:
-                row = summary.loc[group]
+            if group in run.summary.index:
+                row = run.summary.loc[group]
                 pooled = f"{row.auroc_pooled:.3f} [{row.pooled_low:.3f}, {row.pooled_high:.3f}]"
-                cells.append(
-                    f"{row.auroc_mean:.3f} ± {row.auroc_sd:.3f}; {pooled}; {_difference(runs, name, against, group)}"
-                )
+                difference = _difference(run, against, group)
+                cells.append(f"{row.auroc_mean:.3f} ± {row.auroc_sd:.3f}; {pooled}; {difference}")
             else:
                 cells.append("–")
         published = f"{PUBLISHED[SAME[name]][0]:.3f}" if name in SAME else "–"
-        yield f"| {name} | {published} | " + " | ".join(cells) + f" | {_counts(runs[name], runs[against])} |"
+        yield f"| {name} | {published} | " + " | ".join(cells) + f" | {_counts(run, against)} |"
 
 
-def _difference(runs: dict[str, Path], name: str, against: str, group: str) -> str:
-    if name == against:
+def _difference(run: _Run, against: _Run, group: str) -> str:
+    if run is against:
         return "–"
-    row = next(row for row in _paired(runs[name], runs[against], group).rows if row.name == "macro")
+    row = next(row for row in run.paired(against, group).rows if row.name == "macro")
     return f"{row.difference:+.3f} [{row.low:+.3f}, {row.high:+.3f}]"
 
 
-def _counts(run: Path, other: Path) -> str:
-    if run == other:
+def _counts(run: _Run, against: _Run) -> str:
+    if run is against:
         return "–"
-    certain = [row for row in _paired(run, other).rows if row.kind == "class" and row.p_holm < 0.05]
+    certain = [row for row in run.paired(against).rows if row.kind == "class" and row.p_holm < 0.05]
     return f"{sum(row.difference > 0 for row in certain)} / {sum(row.difference < 0 for row in certain)}"
 
 
-def _labels(run: Path, other: Path, name: str, against: str) -> Iterator[str]:
-    test = _paired(run, other)
+def _labels(run: _Run, other: _Run, name: str, against: str) -> Iterator[str]:
+    test = run.paired(other)
     yield f"| label | n+ | {name} | {against} | difference [95 % interval] | p | p (Holm) |"
     yield "| --- | --- | --- | --- | --- | --- | --- |"
     for row in test.rows:
@@ -118,20 +147,12 @@ def _labels(run: Path, other: Path, name: str, against: str) -> Iterator[str]:
     yield test.caption() + "."
 
 
-def _paired(run: Path, other: Path, group: str = "total"):
-    from medvl_core.predictions import read_predictions
-    from medvl_core.run_comparison import compare_predictions
-
-    groups = json.loads((run / "metrics.json").read_text())["groups"]
-    first, second = (read_predictions(folder / "zero_shot_predictions.csv") for folder in (run, other))
-    names = groups.get(group, first.classes)
-    return compare_predictions(first.sorted(names), second.sorted(names))
-
-
 def _arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--runs", type=Path, required=True, metavar="FOLDER", help="a seed's folder of experiments.py: runs/nih/seed0")
+    text = "folders of experiments.py, e.g. runs/nih/seed0 runs/nih/seed1: several are pooled"
+    add("--runs", type=Path, nargs="+", required=True, metavar="FOLDER", help=text)
+    add("--published", action="store_true", help="put the paper's tables in front")
     add("--against", default="clip", metavar="NAME", help="setting that the others are compared with; default: clip")
     add("--labels", nargs="*", default=[], metavar="NAME", help="settings to compare label by label, e.g. nu4")
     return parser

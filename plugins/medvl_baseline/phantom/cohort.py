@@ -11,9 +11,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from medvl_baseline.phantom.findings import FINDINGS
+from medvl_baseline.phantom.findings import FINDINGS, LESIONS
 from medvl_baseline.phantom.organs import ORGANS
-from medvl_baseline.phantom.render import Address, Scan, plan, reconstruction, render
+from medvl_baseline.phantom.render import PAINTED, Address, Scan, plan, reconstruction, render
 from medvl_baseline.phantom.reports import clinical_information, write_report
 from medvl_baseline.phantom.streams import stream
 from medvl_core.study import Image, Study
@@ -95,6 +95,8 @@ class PhantomCohort:
         radiograph: Keyword arguments of ``medvl_core.radiograph.SimulatedRadiograph``.
         labels: Findings that studies are labelled with; ``None``: all. The images hold the others too.
         rare: Labels to report as a group of their own.
+        prevalence: Finding → share of scans that have it, in place of the catalogue's (2 % to 38 %).
+        lesions: Findings whose voxels are structures of their own in ``regions`` (``liver_cyst``), over the organs.
 
     Attributes:
         label_names: CT-RATE's 18 labels in its order, then abdominal and vascular ones; or those of ``labels``.
@@ -117,6 +119,8 @@ class PhantomCohort:
         radiograph: Mapping[str, Any] | None = None,
         labels: Sequence[str] | None = None,
         rare: Sequence[str] = (),
+        prevalence: Mapping[str, float] | None = None,
+        lesions: Sequence[str] = (),
     ) -> None:
         if n_subjects < 1:
             raise ValueError(f"n_subjects is {n_subjects}; at least 1")
@@ -127,6 +131,13 @@ class PhantomCohort:
         for name, value in (("follow_up", follow_up), ("second_reconstruction", second_reconstruction)):
             if not 0 <= value <= 1:
                 raise ValueError(f"{name} is {value}; a share between 0 and 1")
+        if wrong := {name: share for name, share in (prevalence or {}).items() if not 0 < share < 1}:
+            raise ValueError(f"prevalence is {wrong}; shares between 0 and 1")
+        if bodily := [name for name in _known(lesions) if name not in PAINTED]:
+            raise ValueError(f"lesions names {bodily}, which have no voxels of their own; {', '.join(PAINTED)} do")
+        self.prevalence = tuple((name, float((prevalence or {})[name])) for name in _known(tuple(prevalence or ())))
+        self.lesions = tuple(lesions)
+        self.region_names = ORGANS | dict(LESIONS[name] for name in self.lesions)
         self.n_subjects, self.seed = n_subjects, seed
         self.shape = (int(shape[0]), int(shape[1]), int(shape[2]))
         self.follow_up, self.second_reconstruction = follow_up, second_reconstruction
@@ -161,7 +172,7 @@ class PhantomCohort:
         scans = 1 + int(stream(self.seed, subject, "scans").random() < self.follow_up)
         studies = []
         for scan in range(scans):
-            base = Address(self.seed, subject, scan, 0, self.shape)
+            base = Address(self.seed, subject, scan, 0, self.shape, None, self.prevalence, self.lesions)
             held = plan(base)
             report = write_report(held.details, stream(self.seed, subject, scan, "report"))
             again = stream(self.seed, subject, scan, "reconstructions").random() < self.second_reconstruction
@@ -182,7 +193,7 @@ class PhantomCohort:
             scan_id=scan_id,
             images={"ct": image, "cxr": SimulatedRadiograph(image, **self.radiograph)},
             regions=PhantomRegions(address),
-            region_names=ORGANS,
+            region_names=self.region_names,
             report=report,
             labels={name: float(name in scan.details) for name in self.label_names},
             metadata={

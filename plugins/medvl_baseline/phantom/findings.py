@@ -13,6 +13,7 @@ __all__ = [
     "CT_RATE_NAMES",
     "FACTORS",
     "FINDINGS",
+    "LESIONS",
     "LOBES",
     "Detail",
     "Finding",
@@ -133,26 +134,34 @@ FINDINGS: dict[str, Finding] = {
 }  # fmt: skip
 """Name → finding; the order is that of the labels."""
 
+LESIONS: dict[str, tuple[int, str]] = {
+    name: (201 + place, name.lower().replace(" ", "_")) for place, name in enumerate(FINDINGS)
+}
+"""Finding → label id and structure name of its own voxels, where they are asked for."""
+
 CT_RATE_NAMES = tuple(FINDINGS)[:18]
 CT_GLIP_NAMES = tuple(FINDINGS)[18:29]
 
 
-def draw_present(factors: np.ndarray, own: np.ndarray) -> tuple[str, ...]:
+def draw_present(
+    factors: np.ndarray, own: np.ndarray, prevalence: Mapping[str, float] | None = None
+) -> tuple[str, ...]:
     """Which findings are there: a Gaussian factor model cut at each prevalence.
 
     Args:
         factors: Standard normal value of each of ``FACTORS``.
         own: Standard normal value of each finding.
+        prevalence: Finding → share of scans, in place of the catalogue's.
 
     Returns:
         Names, in the order of ``FINDINGS``.
     """
-    value = dict(zip(FACTORS, factors, strict=True))
+    value, given = dict(zip(FACTORS, factors, strict=True)), prevalence or {}
     present = []
     for finding, noise in zip(FINDINGS.values(), own, strict=True):
         shared = sum(weight * value[name] for name, weight in finding.loadings.items())
         left = 1 - sum(weight**2 for weight in finding.loadings.values())
-        if shared + np.sqrt(left) * noise > -ndtri(finding.prevalence):
+        if shared + np.sqrt(left) * noise > -ndtri(given.get(finding.name, finding.prevalence)):
             present.append(finding.name)
     return tuple(present)
 

@@ -13,17 +13,20 @@ from medvl_baseline.phantom.abdomen import paint_abdomen
 from medvl_baseline.phantom.body import Body, Reconstruction, draw_body, draw_person, draw_reconstruction
 from medvl_baseline.phantom.canvas import Canvas
 from medvl_baseline.phantom.chest import paint_chest
-from medvl_baseline.phantom.findings import FACTORS, FINDINGS, Detail, draw_detail, draw_present
+from medvl_baseline.phantom.findings import FACTORS, FINDINGS, LESIONS, Detail, draw_detail, draw_present
 from medvl_baseline.phantom.lung_lesions import LUNG_CHANGES, LUNG_PAINTERS
 from medvl_baseline.phantom.organ_lesions import ORGAN_CHANGES, ORGAN_PAINTERS
 from medvl_baseline.phantom.streams import stream
 from medvl_baseline.phantom.torso import paint_bones, paint_torso
 
-__all__ = ["Address", "Scan", "plan", "reconstruction", "render"]
+__all__ = ["PAINTED", "Address", "Scan", "plan", "reconstruction", "render"]
 
 _CHANGES = LUNG_CHANGES | ORGAN_CHANGES
 _PAINTERS = ORGAN_PAINTERS | LUNG_PAINTERS  # lungs last: fluid and collapse cover what lies in them
+PAINTED = tuple(_PAINTERS)
+"""Findings with voxels of their own."""
 _PITCH_MM = 22.0
+_VISIBLE_HU = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +40,8 @@ class Address:
         reconstruction: 0, or 1 for a second kernel and field of view.
         shape: Voxels ``(X, Y, Z)``.
         findings: Findings to show instead of those drawn (``None``); details, body, pose and noise stay.
+        prevalence: Findings and their share of scans, in place of the catalogue's.
+        lesions: Findings whose voxels get labels of their own (`LESIONS`) over those of the organs.
     """
 
     seed: int
@@ -45,6 +50,8 @@ class Address:
     reconstruction: int
     shape: tuple[int, int, int]
     findings: tuple[str, ...] | None = None
+    prevalence: tuple[tuple[str, float], ...] = ()
+    lesions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +76,7 @@ def plan(address: Address) -> Scan:
     value = dict(zip(FACTORS, factors, strict=True))
     age = round(18 + 74 * float(ndtr(0.8 * value["age"] + 0.3)))
     person = draw_person(age, "M" if rng.random() < 0.56 else "F", value["metabolic"], rng)
-    names = draw_present(factors, own) if address.findings is None else address.findings
+    names = draw_present(factors, own, dict(address.prevalence)) if address.findings is None else address.findings
     unknown = [name for name in names if name not in FINDINGS]
     if unknown:
         raise ValueError(f"unknown findings {unknown}; known are {', '.join(FINDINGS)}")
@@ -107,13 +114,25 @@ def render(address: Address) -> tuple[np.ndarray, np.ndarray]:
     paint_chest(scene, tissue, stream(*base, "vessels"))
     paint_abdomen(scene, tissue)
     paint_bones(scene)
+    marked = []
     for name, paint in _PAINTERS.items():
         if name in scan.details:
+            before = canvas.hu.copy() if name in address.lesions else canvas.hu
             paint(scene, scan.details[name], stream(*base, "voxels", name))
+            if name in address.lesions:
+                marked.append((_changed(before, canvas.hu), LESIONS[name][0]))
+    for where, label in marked:  # last: painters read the organs' labels
+        canvas.labels[where] = label
     hu = _expose(canvas.hu, made, stream(*base, "noise", address.reconstruction))
     canvas.labels.setflags(write=False)
     hu.setflags(write=False)
     return hu, canvas.labels
+
+
+def _changed(before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """Voxels at least half of which is lesion: those that changed by half of the largest change."""
+    change = np.abs(after - before)
+    return change >= max(change.max() / 2, _VISIBLE_HU)
 
 
 def _expose(hu: np.ndarray, made: Reconstruction, rng: np.random.Generator) -> np.ndarray:

@@ -1,0 +1,70 @@
+"""Table 2: segmentation and detection of tumours, fine-tuned from the encoders and decoders that ablation.py made.
+
+Patients of the phantom cohort that pretraining has not seen; few of them for training, and all. Lung nodules, liver
+cysts and kidney cysts stand for tumours.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+from ablation import BACKBONES, run, setting  # beside this file
+
+STARTS = {
+    "scratch": None,
+    "segmentation": "full/models/segmentation.pt",
+    "vanilla": "vanilla/models/model.pt",
+    "full": "full/models/model.pt",
+}
+OVERLAYS = {"nnunet": ("finetune.json",), "mit": ("finetune.json", "finetune_mit.json")}
+EXAMPLES = """
+examples, from the folder monai_bundles:
+  # after ablation.py --out runs/table1: four starts, 10 % and all of the training patients, 3 seeds
+  python ct_glip/scripts/finetuning.py --pretrained runs/table1 --out runs/table2
+
+what --out gets: seed0/nnunet/share0.1/full/eval/metrics.json, ...; what is there is kept.
+`python ct_glip/scripts/tables.py 2 --runs runs/table2` prints the table.
+"""
+
+
+def main() -> int:
+    options = _arguments().parse_args()
+    overrides = dict(setting(word) for word in options.set)
+    out, pretrained = options.out.resolve(), options.pretrained.resolve()
+    for seed in options.seeds:
+        for backbone in options.backbones:
+            for share in options.shares:
+                for start in options.starts:
+                    folder = out / f"seed{seed}" / backbone / f"share{share:g}" / start
+                    if (folder / "eval" / "metrics.json").is_file():
+                        continue
+                    weights = STARTS[start] and str(pretrained / f"seed{seed}" / backbone / STARTS[start])
+                    sys.stderr.write(f"{folder}\n")
+                    given = {"seed": seed, "train_share": share, "initial_weights": weights, **overrides}
+                    run(["train.json", *BACKBONES[backbone], *OVERLAYS[backbone]], folder, out / "cache", given)
+    return 0
+
+
+def _arguments() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--pretrained", type=Path, required=True, metavar="FOLDER", help="--out of ablation.py")
+    add("--out", type=Path, required=True, metavar="FOLDER", help="gets a folder per seed, backbone, share and start")
+    add("--seeds", type=int, nargs="+", default=[0, 1, 2], help="default: 0 1 2")
+    add("--backbones", nargs="+", choices=list(BACKBONES), default=list(BACKBONES), help="default: both")
+    add("--starts", nargs="+", choices=list(STARTS), default=list(STARTS), help="default: all")
+    add("--shares", type=float, nargs="+", default=[0.1, 1.0], help="of the training patients; default: 0.1 1")
+    add("--set", nargs="+", default=[], metavar="KEY=VALUE", help="overrides of the configs")
+    return parser
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    for noisy in ("ignite", "alembic", "mlflow", "matplotlib"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    sys.exit(main())
