@@ -203,6 +203,22 @@ def test_deep_supervision_halves_the_weight_and_leaves_out_the_coarsest():
     assert output.total.item() == pytest.approx(((2 * fine + middle) / 3).item(), rel=1e-5)
 
 
+def test_foreground_weighs_more_in_the_cross_entropy():
+    logits, regions = drawn(2, 4, 3, 4, 5), labels(2, 3, 4, 5, highest=3)
+    batch = AlignmentBatch({}, torch.tensor(1.0), {"logits": (logits,), "regions": regions})
+    likelihood = logits.double().log_softmax(dim=1).gather(1, regions[:, None])[:, 0]
+    weight = torch.where(regions > 0, 20.0, 1.0).double()
+    expected = -(weight * likelihood).sum() / weight.sum()
+    weighted, plain = SegmentationLoss(foreground_weight=20)(batch), SegmentationLoss()(batch)
+    assert weighted.terms["cross_entropy"].item() == pytest.approx(expected.item(), rel=1e-5)
+    assert weighted.terms["dice"] == plain.terms["dice"]
+
+
+def test_foreground_weight_must_be_positive():
+    with pytest.raises(ValueError, match="foreground_weight is 0; a positive number"):
+        SegmentationLoss(foreground_weight=0)
+
+
 def test_segmentation_refuses_a_label_without_a_class():
     batch = AlignmentBatch(
         {}, torch.tensor(1.0), {"logits": (drawn(1, 3, 2, 2, 2),), "regions": torch.full((1, 2, 2, 2), 3)}
