@@ -52,9 +52,8 @@ class SegmentationLoss(nn.Module):
     def _level(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Cross-entropy and 1 - Dice of one level, as a pair."""
         if logits.shape[2:] != labels.shape[1:]:
-            labels = functional.interpolate(labels[:, None].float(), logits.shape[2:], mode="nearest-exact")[
-                :, 0
-            ].long()
+            resampled = functional.interpolate(labels[:, None].float(), logits.shape[2:], mode="nearest-exact")
+            labels = resampled[:, 0].long()
         if (highest := int(labels.max())) >= logits.shape[1]:
             raise ValueError(
                 f"label {highest} in the regions, but the logits have {logits.shape[1]} classes with background"
