@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from medvl_core.files import write_text
+from medvl_core.markdown import markdown_table
 from medvl_core.specs import Metric
 
 if TYPE_CHECKING:
@@ -111,10 +112,7 @@ class Comparison:
 
     def markdown(self) -> str:
         """The table as Markdown, with the caption below."""
-        header, body = self._cells()
-        lines = [header, ["---"] * len(header), *body]
-        table = ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
-        return "\n".join([*table, "", self.context.caption() + ".", ""])
+        return f"{markdown_table(*self._cells())}\n\n{self.context.caption()}.\n"
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON; NaN becomes ``None``."""

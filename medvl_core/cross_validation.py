@@ -16,6 +16,7 @@ from scipy.stats import rankdata
 
 from medvl_core.bundle import running_config
 from medvl_core.files import write_text
+from medvl_core.markdown import markdown_table
 from medvl_core.metrics import areas_statistic, auroc, average_groups, bootstrap_ci
 from medvl_core.predictions import Predictions
 from medvl_core.splits import k_folds
@@ -219,13 +220,14 @@ def _write(
 
 
 def _markdown(summary: pd.DataFrame, n_studies: int, n_folds: int) -> str:
-    lines = ["| AUROC | classes | mean ± sd over folds | pooled [95 % interval] |", "| --- | --- | --- | --- |"]
+    rows = []
     for row in summary.itertuples():
         pooled = f"{row.auroc_pooled:.3f} [{row.pooled_low:.3f}, {row.pooled_high:.3f}]"
-        lines.append(f"| {row.group} | {row.classes} | {row.auroc_mean:.3f} ± {row.auroc_sd:.3f} | {pooled} |")
+        rows.append([row.group, str(row.classes), f"{row.auroc_mean:.3f} ± {row.auroc_sd:.3f}", pooled])
+    table = markdown_table(["AUROC", "classes", "mean ± sd over folds", "pooled [95 % interval]"], rows)
     fewest = ", ".join(f"{row.group} {row.classes_defined_least} of {row.classes}" for row in summary.itertuples())
     note = (
         f"{n_studies} studies in {n_folds} folds of whole patients. A class without positives in a fold is left out of "
         f"that fold's average; fewest classes with a value in a fold: {fewest}. Pooled: ranks within each fold."
     )
-    return "\n".join([*lines, "", note, ""])
+    return f"{table}\n\n{note}\n"

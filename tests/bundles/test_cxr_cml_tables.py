@@ -73,3 +73,18 @@ def test_missing_reference_is_named(runs, monkeypatch, capsys):
     code, text = _table(monkeypatch, capsys, "--runs", str(runs / "seed0"), "--against", "nu6")
     assert code == 1
     assert "no run called 'nu6' in every folder, only clip, nu4" in text
+
+
+def test_every_setting_of_a_seed_differs_by_what_its_name_says(tmp_path, monkeypatch):
+    script, ran = running.script("experiments.py", BUNDLE), []
+    monkeypatch.setattr(script, "run_setting", lambda *given: ran.append(given))
+    words = ["--out", str(tmp_path), "--configs", "nih.json", "--settings", "clip", "nu2", "--seeds", "4"]
+    monkeypatch.setattr(sys, "argv", ["experiments.py", *words, "--set", "metric_weight=7", "dataset_dir=/data"])
+    assert script.main() == 0
+    assert [file.name for file in ran[0][0]] == ["train.json", "nih.json", "cross_validate.json"]
+    assert [folder for _, folder, *_ in ran] == [tmp_path / "seed4" / name for name in ("clip", "nu2")]
+    clip, nu2 = (settings for _, _, settings, _ in ran)
+    assert (clip["metric_weight"], nu2["metric_weight"], nu2["nu"]) == (0, 7, 2)  # a setting is what its name says
+    assert {(given["seed"], given["dataset_dir"], given["cache_dir"]) for given in (clip, nu2)} == {
+        (4, "/data", str(tmp_path / "cache"))
+    }

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -126,43 +128,26 @@ def test_the_tables_show_the_numbers_of_the_evaluation(evaluated, capsys, monkey
     assert script._number(numbers(evaluated, "untrained")["few_shot_20/auroc_micro"]) in said
 
 
-def test_ablation_trains_one_teacher_and_three_students_per_seed(tmp_path, monkeypatch, capfd):
-    bundle = running.copy_bundle(tmp_path)
-    script = running.script("ablation.py", bundle)
+def test_ablation_trains_one_teacher_and_three_students_per_seed(tmp_path, monkeypatch):
+    script = running.script("ablation.py")
+    words = ["--out", str(tmp_path), "--seeds", "3", "--config_file", "a", "b", "--set", "epochs=4"]
+    monkeypatch.setattr("sys.argv", ["ablation.py", *words])
+    ran, tables = [], []
+
+    def run(files, folder, settings):
+        ran.append((files, folder.name, settings))
+        (folder / "models").mkdir(parents=True)
+        (folder / "models" / "teacher.pt").touch()
+
+    monkeypatch.setattr(script, "run_setting", run)
     monkeypatch.setattr(
-        "sys.argv",
-        ["ablation.py", "--out", str(tmp_path / "out"), "--seeds", "3", "--epochs", "4", "--config_file", "a", "b"],
+        script.subprocess, "run", lambda command: tables.append(command) or SimpleNamespace(returncode=0)
     )
-    ran = []
-
-    class Done:
-        returncode = 0
-
-    def run(command):
-        ran.append(command)
-        if "monai.bundle" in command:
-            options = dict(zip(command[4::2], command[5::2], strict=True))
-            models = tmp_path / "out" / "seed3" / "both" / "models"
-            models.mkdir(parents=True, exist_ok=True)
-            (models / "teacher.pt").touch()
-            eval_folder = running.Path(options["--output_dir"])
-            eval_folder.mkdir(parents=True)
-            (eval_folder / "metrics.json").touch()
-        return Done()
-
-    monkeypatch.setattr(script.subprocess, "run", run)
     assert script.main() == 0
-    *students, table = ran
-    options = [dict(zip(command[4::2], command[5::2], strict=True)) for command in students]
-    assert [(o["--beta"], o["--gamma"]) for o in options] == [("1.0", "1.0"), ("1.0", "0.0"), ("0.0", "1.0")]
-    assert [o.get("--teacher_weights", "").endswith("seed3/both/models/teacher.pt") for o in options] == [
-        False,
-        True,
-        True,
-    ]
-    assert {o["--epochs"] for o in options} == {"4"}
-    assert {o["--config_file"] for o in options} == {"['a', 'b']"}
-    assert table[1:] == [str(bundle / "scripts" / "tables.py"), "5", "--ablation", str(tmp_path / "out")]
-    ran.clear()
-    assert script.main() == 0
-    assert len(ran) == 1  # what is there is kept; only the table is printed
+    assert [name for _, name, _ in ran] == ["both", "beta", "gamma"]
+    assert [(given["beta"], given["gamma"]) for *_, given in ran] == [(1.0, 1.0), (1.0, 0.0), (0.0, 1.0)]
+    teacher = str(tmp_path / "seed3" / "both" / "models" / "teacher.pt")
+    assert [given.get("teacher_weights") for *_, given in ran] == [None, teacher, teacher]
+    assert {(given["seed"], given["epochs"]) for *_, given in ran} == {(3, 4)}
+    assert all(files == [running.Path("a"), running.Path("b")] for files, *_ in ran)
+    assert tables == [[sys.executable, str(script.SCRIPTS / "tables.py"), "5", "--ablation", str(tmp_path)]]

@@ -7,12 +7,13 @@ one process, one after the other; a seed draws patients, first weights and patch
 from __future__ import annotations
 
 import argparse
-import json
-import logging
 import sys
 from pathlib import Path
 
-BUNDLE = Path(__file__).resolve().parents[1]
+from medvl_core.bundle import install_excepthook
+from medvl_core.experiments import run_setting, setting
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 FIRST = "full"
 ROWS = {
     FIRST: (),
@@ -36,17 +37,14 @@ what --out gets: seed0/nnunet/full/eval/metrics.json, ...; what is there is kept
 
 def main() -> int:
     options = _arguments().parse_args()
-    overrides = dict(setting(word) for word in options.set)
+    out, given = options.out.resolve(), dict(options.set)
     for seed in options.seeds:
         for backbone in options.backbones:
             for row in dict.fromkeys([FIRST, *options.rows]):
-                folder = options.out.resolve() / f"seed{seed}" / backbone / row
-                if (folder / "eval" / "metrics.json").is_file():
-                    continue
-                sys.stderr.write(f"{folder}\n")
+                folder = out / f"seed{seed}" / backbone / row
                 made = {} if row == FIRST else _second(folder)
-                files = ["train.json", *BACKBONES[backbone], *ROWS[row]]
-                run(files, folder, options.out.resolve() / "cache", {"seed": seed, **made, **overrides})
+                files = [CONFIGS / name for name in ("train.json", *BACKBONES[backbone], *ROWS[row])]
+                run_setting(files, folder, {"seed": seed, "cache_dir": str(out / "cache"), **made, **given})
     return 0
 
 
@@ -54,35 +52,6 @@ def _second(folder: Path) -> dict[str, object]:
     """The rows of a backbone and seed share the segmentation weights and the untrained network's numbers."""
     weights = folder.parent / FIRST / "models" / "segmentation.pt"
     return {"segmentation_weights": str(weights), "evaluate::networks": {"trained": "@scans"}}
-
-
-def run(files: list[str], folder: Path, cache: Path, settings: dict[str, object]) -> None:
-    """Train and evaluate one setting."""
-    from monai.bundle import ConfigWorkflow
-
-    places = {"ckpt_dir": folder / "models", "output_dir": folder / "eval", "cache_dir": cache}
-    workflow = ConfigWorkflow(
-        config_file=[str(BUNDLE / "configs" / name) for name in files],
-        meta_file=str(BUNDLE / "configs" / "metadata.json"),
-        logging_file=False,
-        bundle_root=str(BUNDLE),
-        **{key: str(path) for key, path in places.items()},
-        **{"track": False, **settings},
-    )
-    workflow.initialize()
-    workflow.run()
-    workflow.finalize()
-
-
-def setting(word: str) -> tuple[str, object]:
-    """``"epochs=2"`` → ``("epochs", 2)``."""
-    key, equals, value = word.partition("=")
-    if not equals:
-        raise SystemExit(f"{word!r} is no setting; write key=value, e.g. epochs=20")
-    try:
-        return key, json.loads(value)
-    except json.JSONDecodeError:
-        return key, value
 
 
 def _arguments() -> argparse.ArgumentParser:
@@ -94,12 +63,10 @@ def _arguments() -> argparse.ArgumentParser:
     add("--seeds", type=int, nargs="+", default=[0, 1, 2], help="default: 0 1 2")
     add("--backbones", nargs="+", choices=list(BACKBONES), default=list(BACKBONES), help="default: both")
     add("--rows", nargs="+", choices=list(ROWS), default=list(ROWS), help="default: all; full is always made")
-    add("--set", nargs="+", default=[], metavar="KEY=VALUE", help="overrides of the configs")
+    add("--set", type=setting, nargs="+", default=[], metavar="KEY=VALUE", help="overrides of the configs")
     return parser
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    for noisy in ("ignite", "alembic", "mlflow", "matplotlib"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
+    install_excepthook()
     sys.exit(main())

@@ -7,11 +7,13 @@ cysts and kidney cysts stand for tumours.
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 from pathlib import Path
 
-from ablation import BACKBONES, run, setting  # beside this file
+from ablation import BACKBONES, CONFIGS  # beside this file
+
+from medvl_core.bundle import install_excepthook
+from medvl_core.experiments import run_setting, setting
 
 STARTS = {
     "scratch": None,
@@ -32,19 +34,16 @@ what --out gets: seed0/nnunet/share0.1/full/eval/metrics.json, ...; what is ther
 
 def main() -> int:
     options = _arguments().parse_args()
-    overrides = dict(setting(word) for word in options.set)
-    out, pretrained = options.out.resolve(), options.pretrained.resolve()
+    out, pretrained, given = options.out.resolve(), options.pretrained.resolve(), dict(options.set)
     for seed in options.seeds:
         for backbone in options.backbones:
+            files = [CONFIGS / name for name in ("train.json", *BACKBONES[backbone], *OVERLAYS[backbone])]
             for share in options.shares:
                 for start in options.starts:
-                    folder = out / f"seed{seed}" / backbone / f"share{share:g}" / start
-                    if (folder / "eval" / "metrics.json").is_file():
-                        continue
                     weights = STARTS[start] and str(pretrained / f"seed{seed}" / backbone / STARTS[start])
-                    sys.stderr.write(f"{folder}\n")
-                    given = {"seed": seed, "train_share": share, "initial_weights": weights, **overrides}
-                    run(["train.json", *BACKBONES[backbone], *OVERLAYS[backbone]], folder, out / "cache", given)
+                    own = {"seed": seed, "train_share": share, "initial_weights": weights}
+                    folder = out / f"seed{seed}" / backbone / f"share{share:g}" / start
+                    run_setting(files, folder, {**own, "cache_dir": str(out / "cache"), **given})
     return 0
 
 
@@ -59,12 +58,10 @@ def _arguments() -> argparse.ArgumentParser:
     add("--backbones", nargs="+", choices=list(BACKBONES), default=list(BACKBONES), help="default: both")
     add("--starts", nargs="+", choices=list(STARTS), default=list(STARTS), help="default: all")
     add("--shares", type=float, nargs="+", default=[0.1, 1.0], help="of the training patients; default: 0.1 1")
-    add("--set", nargs="+", default=[], metavar="KEY=VALUE", help="overrides of the configs")
+    add("--set", type=setting, nargs="+", default=[], metavar="KEY=VALUE", help="overrides of the configs")
     return parser
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    for noisy in ("ignite", "alembic", "mlflow", "matplotlib"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
+    install_excepthook()
     sys.exit(main())

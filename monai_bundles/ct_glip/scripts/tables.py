@@ -14,6 +14,8 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from medvl_core.markdown import markdown_table
+
 ROWS = {
     "vanilla": "global alignment",
     "diagnosis_only": "diagnosis only",
@@ -70,36 +72,36 @@ Metrics = Mapping[str, Mapping[str, float]]
 
 def main() -> int:
     options = _arguments().parse_args()
-    lines = table_1(options.runs) if options.table == "1" else table_2(options.runs)
-    if not lines:
+    tables = table_1(options.runs) if options.table == "1" else table_2(options.runs)
+    if not tables:
         sys.stderr.write(f"{options.runs}: no seed*/.../eval/metrics.json; run the experiments first\n")
         return 1
-    sys.stdout.write("\n".join(lines) + "\n")
+    sys.stdout.write("\n\n".join(tables) + "\n")
     return 0
 
 
 def table_1(runs: Path) -> list[str]:
     """A block per backbone: published, ours with chance and the untrained network, and paired differences."""
-    lines: list[str] = []
+    tables = []
     for folder, name in NAMES.items():
         found = {row: read(runs.glob(f"seed*/{folder}/{row}"), "trained") for row in ROWS}
         if not any(found.values()):
             continue
         rows = {ROWS[row]: [f"{value:g}" for value in PUBLISHED[name][row]] for row in ROWS}
-        lines += [*table(f"{name}, published", PUBLISHED_COLUMNS, rows), ""]
+        tables.append(table(f"{name}, published", PUBLISHED_COLUMNS, rows))
         ours = {"chance": read(runs.glob(f"seed*/{folder}/full"), "chance")}
         ours["untrained"] = read(runs.glob(f"seed*/{folder}/full"), "untrained")
         ours |= {f"{ROWS[row]}, {len(seeds)} seeds": seeds for row, seeds in found.items() if seeds}
         cells = {row: [mean(list(seeds.values()), key) for key in COLUMNS.values()] for row, seeds in ours.items()}
-        lines += [*table(f"{name}, phantoms", COLUMNS, cells), ""]
+        tables.append(table(f"{name}, phantoms", COLUMNS, cells))
         cells = {f"{a} − {b}": [_difference(found[a], found[b], key) for key in COLUMNS.values()] for a, b in PAIRS}
-        lines += [*table(f"{name}, differences: mean (each seed)", COLUMNS, cells), ""]
-    return lines
+        tables.append(table(f"{name}, differences: mean (each seed)", COLUMNS, cells))
+    return tables
 
 
 def table_2(runs: Path) -> list[str]:
     """A block per backbone and share of the training patients: Dice and detection from every start."""
-    lines: list[str] = []
+    tables = []
     for folder, name in NAMES.items():
         for share in sorted({path.name for path in runs.glob(f"seed*/{folder}/share*")}):
             found = {start: read(runs.glob(f"seed*/{folder}/{share}/{start}"), "trained") for start in STARTS}
@@ -113,8 +115,8 @@ def table_2(runs: Path) -> list[str]:
             if not rows:
                 continue  # none of them is finished
             columns = [*TASK, *(f"{column} − scratch (each seed)" for column in TASK), "published mean Dice / AUROC"]
-            lines += [*table(f"{name}, {share.removeprefix('share')} of the training patients", columns, rows), ""]
-    return lines
+            tables.append(table(f"{name}, {share.removeprefix('share')} of the training patients", columns, rows))
+    return tables
 
 
 def read(folders: Iterable[Path], network: str) -> dict[str, Metrics]:
@@ -144,16 +146,9 @@ def mean(seeds: Sequence[Metrics], key: str) -> str:
     return f"{text} [{centre - low:.2f}, {centre + high:.2f}]"
 
 
-def table(title: str, columns: Sequence[str] | Mapping[str, object], rows: Mapping[str, Sequence[str]]) -> list[str]:
-    """A Markdown table."""
-    head = ["", *columns]
-    return [
-        f"**{title}**",
-        "",
-        "| " + " | ".join(head) + " |",
-        "|" + " --- |" * len(head),
-        *("| " + " | ".join([name, *cells]) + " |" for name, cells in rows.items()),
-    ]
+def table(title: str, columns: Iterable[str], rows: Mapping[str, Sequence[str]]) -> str:
+    """Markdown, a line per row under its name."""
+    return markdown_table(["", *columns], [[name, *cells] for name, cells in rows.items()], title)
 
 
 def _difference(one: Mapping[str, Metrics], other: Mapping[str, Metrics], key: str) -> str:

@@ -6,10 +6,11 @@ A setting that is there already is kept, so the same command goes on after a kil
 from __future__ import annotations
 
 import argparse
-import ast
-import logging
 import sys
 from pathlib import Path
+
+from medvl_core.bundle import install_excepthook
+from medvl_core.experiments import run_setting, setting
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 SETTINGS: dict[str, dict[str, object]] = {
@@ -46,33 +47,14 @@ examples, from the folder monai_bundles:
 
 def main() -> int:
     options = _arguments().parse_args()
-    files = [str(CONFIGS / name) for name in ("train.json", *options.configs, "cross_validate.json")]
-    given = {key: _value(text) for key, _, text in (pair.partition("=") for pair in options.set)}
+    out, given = options.out.resolve(), dict(options.set)
+    files = [CONFIGS / name for name in ("train.json", *options.configs, "cross_validate.json")]
     for seed in options.seeds:
         for name in options.settings:
-            folder = options.out.resolve() / f"seed{seed}" / name
-            if not (folder / "cross_validation" / "metrics.json").is_file():
-                sys.stderr.write(f"{folder}\n")
-                _run(files, folder, options.out.resolve() / "cache", {"seed": seed, **given, **SETTINGS[name]})
+            folder = out / f"seed{seed}" / name
+            own = {"seed": seed, "output_dir": str(folder), "cache_dir": str(out / "cache")}
+            run_setting(files, folder, own | given | SETTINGS[name], "cross_validation/metrics.json")
     return 0
-
-
-def _run(files: list[str], folder: Path, cache: Path, settings: dict[str, object]) -> None:
-    from monai.bundle import ConfigWorkflow
-
-    places = {"bundle_root": folder, "ckpt_dir": folder / "models", "output_dir": folder, "cache_dir": cache}
-    made = {key: str(value) for key, value in places.items()} | {"track": False} | settings
-    workflow = ConfigWorkflow(files, str(CONFIGS / "metadata.json"), False, **made)
-    workflow.initialize()
-    workflow.run()
-    workflow.finalize()
-
-
-def _value(text: str) -> object:
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
 
 
 def _arguments() -> argparse.ArgumentParser:
@@ -84,12 +66,10 @@ def _arguments() -> argparse.ArgumentParser:
     add("--settings", nargs="+", choices=list(SETTINGS), default=list(SETTINGS), metavar="NAME", help="default: all")
     add("--seeds", type=int, nargs="+", default=[0], help="default: 0")
     add("--configs", nargs="*", default=[], metavar="NAME", help="files of configs/ between train and cross_validate")
-    add("--set", nargs="*", default=[], metavar="KEY=VALUE", help="further overrides of the configs")
+    add("--set", type=setting, nargs="*", default=[], metavar="KEY=VALUE", help="further overrides of the configs")
     return parser
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    for noisy in ("ignite", "matplotlib"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
+    install_excepthook()
     sys.exit(main())

@@ -11,9 +11,10 @@ import argparse
 import json
 import math
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from medvl_core.markdown import markdown_table
 
 if TYPE_CHECKING:
     from medvl_core.run_comparison import PairedTest
@@ -50,11 +51,10 @@ def main() -> int:
         sys.stderr.write(f"{options.runs[0]}: no run called {options.against!r} in every folder, only {known}\n")
         return 1
     against = runs[options.against]
-    lines = [*_published(), ""] if options.published else []
-    lines += _ours(runs, against, options.against)
-    for name in options.labels:
-        lines += ["", *_labels(runs[name], against, name, options.against)]
-    sys.stdout.write("\n".join(lines) + "\n")
+    tables = [_published()] if options.published else []
+    tables.append(_ours(runs, against, options.against))
+    tables += [_labels(runs[name], against, name, options.against) for name in options.labels]
+    sys.stdout.write("\n\n".join(tables) + "\n")
     return 0
 
 
@@ -91,21 +91,16 @@ def _runs(folders: list[Path]) -> dict[str, _Run]:
     return {name: _Run([folder / name / "cross_validation" for folder in folders]) for name in names}
 
 
-def _published() -> Iterator[str]:
-    yield "| published, CXR-LT 2024 | total | base | rare |"
-    yield "| --- | --- | --- | --- |"
-    for name, values in PUBLISHED.items():
-        yield f"| {name} | " + " | ".join(f"{value:.3f}" for value in values) + " |"
+def _published() -> str:
+    rows = [[name, *(f"{value:.3f}" for value in values)] for name, values in PUBLISHED.items()]
+    return markdown_table(["published, CXR-LT 2024", *GROUPS], rows)
 
 
-def _ours(runs: dict[str, _Run], against: _Run, name_against: str) -> Iterator[str]:
+def _ours(runs: dict[str, _Run], against: _Run, name_against: str) -> str:
     """A row per setting: mean and sd over folds, pooled AUROC with interval, paired difference per group."""
-    yield (
-        "| setting | published total | "
-        + " | ".join(f"{group}: folds; pooled; minus {name_against}" for group in GROUPS)
-        + f" | labels better / worse than {name_against} (Holm) |"
-    )
-    yield "|" + " --- |" * (3 + len(GROUPS))
+    groups = [f"{group}: folds; pooled; minus {name_against}" for group in GROUPS]
+    columns = ["setting", "published total", *groups, f"labels better / worse than {name_against} (Holm)"]
+    rows = []
     for name, run in runs.items():
         cells = []
         for group in GROUPS:
@@ -117,7 +112,8 @@ def _ours(runs: dict[str, _Run], against: _Run, name_against: str) -> Iterator[s
             else:
                 cells.append("–")
         published = f"{PUBLISHED[SAME[name]][0]:.3f}" if name in SAME else "–"
-        yield f"| {name} | {published} | " + " | ".join(cells) + f" | {_counts(run, against)} |"
+        rows.append([name, published, *cells, _counts(run, against)])
+    return markdown_table(columns, rows)
 
 
 def _difference(run: _Run, against: _Run, group: str) -> str:
@@ -134,17 +130,15 @@ def _counts(run: _Run, against: _Run) -> str:
     return f"{sum(row.difference > 0 for row in certain)} / {sum(row.difference < 0 for row in certain)}"
 
 
-def _labels(run: _Run, other: _Run, name: str, against: str) -> Iterator[str]:
-    test = run.paired(other)
-    yield f"| label | n+ | {name} | {against} | difference [95 % interval] | p | p (Holm) |"
-    yield "| --- | --- | --- | --- | --- | --- | --- |"
+def _labels(run: _Run, other: _Run, name: str, against: str) -> str:
+    test, rows = run.paired(other), []
     for row in test.rows:
-        p = "–" if math.isnan(row.p) else f"{row.p:.3f}"
-        corrected = "–" if math.isnan(row.p_holm) else f"{row.p_holm:.3f}"
-        areas = f"{row.auroc_a:.3f} | {row.auroc_b:.3f} | {row.difference:+.3f} [{row.low:+.3f}, {row.high:+.3f}]"
-        yield f"| {row.name} | {row.n_positive} | {areas} | {p} | {corrected} |"
-    yield ""
-    yield test.caption() + "."
+        p, corrected = ("–" if math.isnan(value) else f"{value:.3f}" for value in (row.p, row.p_holm))
+        difference = f"{row.difference:+.3f} [{row.low:+.3f}, {row.high:+.3f}]"
+        areas = [f"{value:.3f}" for value in (row.auroc_a, row.auroc_b)]
+        rows.append([row.name, str(row.n_positive), *areas, difference, p, corrected])
+    columns = ["label", "n+", name, against, "difference [95 % interval]", "p", "p (Holm)"]
+    return f"{markdown_table(columns, rows)}\n\n{test.caption()}."
 
 
 def _arguments() -> argparse.ArgumentParser:

@@ -6,12 +6,13 @@ All settings of a seed share data, stage 1 and slice tokens. Runs are done in on
 from __future__ import annotations
 
 import argparse
-import json
-import logging
 import sys
 from pathlib import Path
 
-BUNDLE = Path(__file__).resolve().parents[1]
+from medvl_core.bundle import install_excepthook
+from medvl_core.experiments import run_setting, setting
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 ADAPTER = "radclip/slice_attention"
 ALTERNATIVES = ("radclip/gated_attention", "radclip/slice_transformer", "radclip/slice_conv")
 FIRST = "radclip_mean"
@@ -39,56 +40,19 @@ what --out gets: seed0/clip_mean/eval/metrics.json, ...; what is there is kept: 
 
 def main() -> int:
     options = _arguments().parse_args()
-    overrides = dict(_setting(word) for word in options.set)
+    out = options.out.resolve()
     for seed in options.seeds:
         for name in options.settings:
             extra = SETTINGS[name]
-            folder = options.out.resolve() / f"seed{seed}" / name
-            if (folder / "eval" / "metrics.json").is_file():
-                continue
-            sys.stderr.write(f"{folder}\n")
-            made = (options.stage1 or options.out).resolve() / folder.parent.name / FIRST / "models"
             if options.stage1 and name == FIRST:
                 extra = ("adapter_only.json", *extra)
-            run(folder, seed, extra, options.config_file, {"stage1_dir": str(made), **overrides})
+            files = [*options.config_file, *(CONFIGS / word for word in extra if word.endswith(".json"))]
+            stage1 = (options.stage1 or out).resolve() / f"seed{seed}" / FIRST / "models"
+            own = {"seed": seed, "cache_dir": str(out / "cache"), "stage1_dir": str(stage1)}
+            if extra[-1] != "average.json":  # which names its pooling itself
+                own["slice_pooling::name"] = next((word for word in extra if "/" in word), ADAPTER)
+            run_setting(files, out / f"seed{seed}" / name, own | dict(options.set))
     return 0
-
-
-def run(folder: Path, seed: int, extra: tuple[str, ...], files: list[Path], overrides: dict[str, object]) -> None:
-    """Train and evaluate one setting of one seed."""
-    from monai.bundle import ConfigWorkflow
-
-    overlays = [BUNDLE / "configs" / name for name in extra if name.endswith(".json")]
-    settings: dict[str, object] = {
-        "seed": seed,
-        "bundle_root": str(BUNDLE),
-        "ckpt_dir": str(folder / "models"),
-        "output_dir": str(folder / "eval"),
-        "cache_dir": str(folder.parents[1] / "cache"),
-        "track": False,
-        "slice_pooling::name": next((name for name in extra if "/" in name), ADAPTER),
-    }
-    if extra[-1] == "average.json":
-        del settings["slice_pooling::name"]  # the overlay names it
-    workflow = ConfigWorkflow(
-        config_file=[str(file) for file in [*files, *overlays]],
-        meta_file=str(BUNDLE / "configs" / "metadata.json"),
-        logging_file=False,
-        **{**settings, **overrides},
-    )
-    workflow.initialize()
-    workflow.run()
-    workflow.finalize()
-
-
-def _setting(word: str) -> tuple[str, object]:
-    key, equals, value = word.partition("=")
-    if not equals:
-        raise SystemExit(f"{word!r} is no setting; write key=value, e.g. epochs=20")
-    try:
-        return key, json.loads(value)
-    except json.JSONDecodeError:
-        return key, value
 
 
 def _arguments() -> argparse.ArgumentParser:
@@ -99,14 +63,12 @@ def _arguments() -> argparse.ArgumentParser:
     add("--out", type=Path, required=True, metavar="FOLDER", help="gets a folder per seed and setting")
     add("--seeds", type=int, nargs="+", default=[0, 1, 2], help="default: 0 1 2")
     add("--settings", nargs="+", choices=list(SETTINGS), default=list(SETTINGS), metavar="NAME", help="default: all")
-    add("--set", nargs="+", default=[], metavar="KEY=VALUE", help="overrides of the configs")
+    add("--set", type=setting, nargs="+", default=[], metavar="KEY=VALUE", help="overrides of the configs")
     add("--stage1", type=Path, metavar="FOLDER", help="--out of an earlier call whose stage 1 is used")
-    add("--config_file", type=Path, nargs="+", default=[BUNDLE / "configs" / "train.json"], metavar="FILE")
+    add("--config_file", type=Path, nargs="+", default=[CONFIGS / "train.json"], metavar="FILE")
     return parser
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    for noisy in ("ignite", "alembic", "mlflow"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
+    install_excepthook()
     sys.exit(main())

@@ -11,7 +11,7 @@ import argparse
 import csv
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from glob import glob
 from pathlib import Path
 from statistics import mean
@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from medvl_core.markdown import markdown_table
 from medvl_core.predictions import Predictions, read_predictions
 
 Runs = Sequence[Sequence[Path]]
@@ -75,12 +76,12 @@ def main() -> int:
     options = _arguments().parse_args()
     if options.table in ("1", "2"):
         runs = {name: [[Path(folder)] for folder in sorted(glob(pattern))] for name, pattern in options.runs}
-        lines = probe_table(runs) if options.table == "1" else matching_table(runs)
+        tables = probe_table(runs) if options.table == "1" else matching_table(runs)
     elif options.table == "3":
-        lines = ablation_table(options.ablation, options.against)
+        tables = ablation_table(options.ablation, options.against)
     else:
-        lines = modality_table(options.ranking)
-    sys.stdout.write("\n".join(lines) + "\n")
+        tables = [modality_table(options.ranking)]
+    sys.stdout.write("\n\n".join(tables) + "\n")
     return 0
 
 
@@ -88,9 +89,8 @@ def probe_table(runs: Mapping[str, Runs]) -> list[str]:
     """Table I: accuracy and macro F1 of a linear layer."""
     ours = {name: [shown(value) for value in estimate([(PROBE, found)])[:2]] for name, found in runs.items()}
     return [
-        *table("Table I, linear probe: ours", ("accuracy", "macro F1"), ours),
-        "",
-        *table("Table I as published (RadCLIP)", PUBLISHED_SETS, LINEAR_PROBE),
+        table("Table I, linear probe: ours", ("accuracy", "macro F1"), ours),
+        table("Table I as published (RadCLIP)", PUBLISHED_SETS, LINEAR_PROBE),
     ]
 
 
@@ -98,9 +98,8 @@ def matching_table(runs: Mapping[str, Runs]) -> list[str]:
     """Table II: share of images whose nearest text is that of their class."""
     ours = {name: [shown(estimate([(MATCHING_FILE, found)])[0])] for name, found in runs.items()}
     return [
-        *table("Table II, image-text matching: ours", ("top-1",), ours),
-        "",
-        *table("Table II as published (RadCLIP)", PUBLISHED_SETS, MATCHING),
+        table("Table II, image-text matching: ours", ("top-1",), ours),
+        table("Table II as published (RadCLIP)", PUBLISHED_SETS, MATCHING),
     ]
 
 
@@ -125,13 +124,12 @@ def ablation_table(folders: Sequence[Path], against: str = "radclip_mean") -> li
     differences = [f"{what} minus {SETTINGS[against]}" for what in ("accuracy", "P@1")]
     columns = ("accuracy", "macro F1", "P@1", "P@1 of each seed", *differences)
     return [
-        *table(f"Table III, ablation: ours, {len(seeds)} seeds", columns, lines),
-        "",
-        *table("Table III as published (RadCLIP)", ABLATION_COLUMNS, ABLATION),
+        table(f"Table III, ablation: ours, {len(seeds)} seeds", columns, lines),
+        table("Table III as published (RadCLIP)", ABLATION_COLUMNS, ABLATION),
     ]
 
 
-def modality_table(ranking: Path) -> list[str]:
+def modality_table(ranking: Path) -> str:
     """Figure 5: mean cosine with each text of the images of a folder, and how often that text was the nearest.
 
     A softmax over cosines is nearly uniform and is left out.
@@ -218,16 +216,9 @@ def shown(found: Estimate, sign: str = "") -> str:
     return f"{100 * found.value:{sign}.1f} [{100 * found.low:{sign}.1f}, {100 * found.high:{sign}.1f}]"
 
 
-def table(title: str, columns: Sequence[str] | Mapping[str, object], rows: Mapping[str, Sequence[str]]) -> list[str]:
-    """A Markdown table."""
-    head = ["", *columns]
-    return [
-        f"**{title}**",
-        "",
-        "| " + " | ".join(head) + " |",
-        "|" + " --- |" * len(head),
-        *("| " + " | ".join([name, *cells]) + " |" for name, cells in rows.items()),
-    ]
+def table(title: str, columns: Iterable[str], rows: Mapping[str, Sequence[str]]) -> str:
+    """Markdown, a line per row under its name."""
+    return markdown_table(["", *columns], [[name, *cells] for name, cells in rows.items()], title)
 
 
 def _named(word: str) -> tuple[str, str]:

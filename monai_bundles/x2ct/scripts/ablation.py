@@ -12,6 +12,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+from medvl_core.bundle import install_excepthook
+from medvl_core.experiments import run_setting, setting
+
 SCRIPTS = Path(__file__).resolve().parent
 CONFIGS = [SCRIPTS.parent / "configs" / name for name in ("train.json", "protocol.json")]
 LOSSES = {"both": (1.0, 1.0), "beta": (1.0, 0.0), "gamma": (0.0, 1.0)}
@@ -21,11 +24,11 @@ examples, from the folder monai_bundles:
   python x2ct/scripts/ablation.py --out runs/ablation
 
   # smaller and faster
-  python x2ct/scripts/ablation.py --out runs/ablation --dataset#options_for#baseline/phantom#n_subjects 300 --epochs 8
+  python x2ct/scripts/ablation.py --out runs/ablation --set dataset#options_for#baseline/phantom#n_subjects=300 epochs=8
 
   # the published setting, on CT-RATE
   python x2ct/scripts/ablation.py --out runs/ablation --seeds 1024 --config_file x2ct/configs/train.json \\
-      x2ct/configs/paper.json x2ct/configs/protocol.json --dataset_dir /data/CT-RATE
+      x2ct/configs/paper.json x2ct/configs/protocol.json --set dataset_dir=/data/CT-RATE
 
 what --out gets: seed0/both/models, seed0/both/eval, ...; a run that is there is kept, so the same command goes on after
 a kill. Standardised images and embeddings of all runs are kept in the bundle's cache/, where other runs find them too.
@@ -33,60 +36,33 @@ a kill. Standardised images and embeddings of all runs are kept in the bundle's 
 
 
 def main() -> int:
-    options, overrides = _arguments().parse_known_args()
+    options = _arguments().parse_args()
     for seed in options.seeds:
-        for loss in LOSSES:
+        for loss, (beta, gamma) in LOSSES.items():
             folder = options.out.resolve() / f"seed{seed}" / loss
-            if (folder / "eval" / "metrics.json").is_file():
-                continue
-            sys.stderr.write(f"{folder}\n")
-            done = subprocess.run([*_command(folder, seed, loss, options.config_file), *overrides])
-            if done.returncode:
-                return done.returncode
+            own: dict[str, object] = {"seed": seed, "beta": beta, "gamma": gamma}
+            teacher = folder.parent / "both" / "models" / "teacher.pt"
+            if loss != "both" and teacher.is_file():  # absent where the teacher is given, not trained
+                own["teacher_weights"] = str(teacher)
+            run_setting(options.config_file, folder, own | dict(options.set))
     table = [sys.executable, str(SCRIPTS / "tables.py"), "5", "--ablation", str(options.out)]
     return subprocess.run(table).returncode
 
 
-def _command(folder: Path, seed: int, loss: str, files: list[Path]) -> list[str]:
-    beta, gamma = LOSSES[loss]
-    settings = {
-        "config_file": [str(file) for file in files],
-        "seed": seed,
-        "beta": beta,
-        "gamma": gamma,
-        "ckpt_dir": folder / "models",
-        "output_dir": folder / "eval",
-        "tracking_store": folder / "mlruns.db",
-    }
-    teacher = folder.parent / "both" / "models" / "teacher.pt"
-    if loss != "both" and teacher.is_file():  # absent where the teacher is given, not trained
-        settings["teacher_weights"] = teacher
-    words = [word for key, value in settings.items() for word in (f"--{key}", str(value))]
-    return [sys.executable, "-m", "monai.bundle", "run", *words]
-
-
 def _arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        description=__doc__,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        usage="%(prog)s --out FOLDER [options] [--KEY VALUE ...]",
-        allow_abbrev=False,
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
     add("--out", type=Path, required=True, metavar="FOLDER", help="gets a folder per seed and loss")
     add("--seeds", type=int, nargs="+", default=[0, 1, 2], help="default: 0 1 2")
-    add(
-        "--config_file",
-        type=Path,
-        nargs="+",
-        default=CONFIGS,
-        metavar="FILE",
-        help="default: train.json and protocol.json; protocol.json has the linear probe and the depths of the table",
-    )
+    text = "default: train.json and protocol.json; protocol.json has the linear probe and the depths of the table"
+    add("--config_file", type=Path, nargs="+", default=CONFIGS, metavar="FILE", help=text)
+    add("--set", type=setting, nargs="+", default=[], metavar="KEY=VALUE", help="overrides of the configs")
     return parser
 
 
 if __name__ == "__main__":
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    install_excepthook()
     sys.exit(main())

@@ -15,6 +15,8 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from medvl_core.markdown import markdown_table
+
 PUBLISHED = Path(__file__).with_name("published.json")
 RUN = "python -m monai.bundle run --config_file \"['x2ct/configs/train.json',{}'x2ct/configs/protocol.json'{}]\""
 PROTOCOL = RUN.format("'x2ct/configs/evaluate.json',", "")
@@ -180,9 +182,9 @@ def _number(value: float | None) -> str:
 
 
 def _markdown(title: str, header: Sequence[str], lines: Sequence[Sequence[str]], notes: Sequence[str]) -> str:
-    rows = ["| " + " | ".join(line) + " |" for line in (header, ["---"] * len(header), *lines)]
+    table = markdown_table(header, lines)
     return "\n".join(
-        [f"### {title}", "", *rows, "", "Rows without “ours”, “untrained” or “chance” are published.", *notes]
+        [f"### {title}", "", table, "", "Rows without “ours”, “untrained” or “chance” are published.", *notes]
     )
 
 
