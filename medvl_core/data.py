@@ -248,7 +248,6 @@ def study_loader(
     seed: int = 0,
     num_workers: int = 0,
     group_unique: bool = False,
-    pin_memory: bool = False,
 ) -> DataLoader[dict[str, Any]]:
     """A loader over :class:`CounterBatchSampler`: full, shuffled batches in training; all studies in order otherwise.
 
@@ -259,7 +258,6 @@ def study_loader(
         seed: Of the order.
         num_workers: Worker processes; the batches do not depend on it.
         group_unique: Never two reconstructions of one scan in a batch (their shared report would be a false negative).
-        pin_memory: For transfer to a GPU.
     """
     groups = [study.scan_id for study in dataset.studies] if group_unique else None
     sampler = CounterBatchSampler(len(dataset), batch_size, seed, shuffle, drop_last=shuffle, groups=groups)
@@ -268,7 +266,7 @@ def study_loader(
         batch_sampler=sampler,
         num_workers=num_workers,
         collate_fn=collate,
-        pin_memory=pin_memory,
+        pin_memory=torch.cuda.is_available(),
         worker_init_fn=start_worker,
         generator=torch.Generator().manual_seed(seed),  # keeps the loader from drawing on the global generator
     )

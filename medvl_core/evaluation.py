@@ -17,7 +17,7 @@ from medvl_core import distributed
 from medvl_core.comparison import Comparison, Context, Estimate, compare, write_evaluation
 from medvl_core.data import study_loader
 from medvl_core.engine.evaluating import PluginMetric, collect_outputs
-from medvl_core.engine.job import as_flag, prepare_batch
+from medvl_core.engine.job import prepare_batch
 from medvl_core.engine.tracking import track_evaluation
 from medvl_core.predictions import Predictions
 from medvl_core.report import VALIDATION, CaseCollector, write_case_files, write_provenance, write_report
@@ -77,7 +77,7 @@ class Evaluation:
         validation: Sequence[Study] = (),
         bundle: str | Path | None = None,
         manifest: Mapping[str, Any] | None = None,
-        show_text: bool | str = False,
+        show_text: bool = False,
         against: str | Path | None = None,
         tracking: Mapping[str, str] | None = None,
     ) -> None:
@@ -94,7 +94,7 @@ class Evaluation:
         self.validation = list(validation)
         self.bundle = bundle
         self.manifest = manifest
-        self.show_text = as_flag(show_text, "show_text")
+        self.show_text = show_text
         self.against = against
         self.tracking = tracking
         self._cases = CaseCollector()

@@ -19,24 +19,12 @@ from medvl_core import distributed
 from medvl_core.files import write_text
 from medvl_core.weights import load_weights, save_weights
 
-__all__ = ["as_flag", "prepare_batch", "set_seed", "start_job", "start_process_group", "train_or_load"]
+__all__ = ["prepare_batch", "set_seed", "start_job", "start_process_group", "train_or_load"]
 
 logger = logging.getLogger(__name__)
 
 
-def as_flag(value: bool | str, name: str) -> bool:
-    """A switch from the command line, where ``true`` arrives as text and ``True`` does not.
-
-    Raises:
-        ValueError: If it is neither true nor false.
-    """
-    flags = {"true": True, "false": False}
-    if str(value).lower() not in flags:
-        raise ValueError(f"{name} is {value!r}; it must be True or False")
-    return flags[str(value).lower()]
-
-
-def start_job(folder: str | Path, resume: bool | str, name: str) -> str:
+def start_job(folder: str | Path, resume: bool, name: str) -> str:
     """Name the job, once: a fresh start forgets the checkpoints of earlier jobs, a resume keeps job and name.
 
     Args:
@@ -47,7 +35,6 @@ def start_job(folder: str | Path, resume: bool | str, name: str) -> str:
     Returns:
         ``<name>-<date>-<time>-<process>``, the same on every process.
     """
-    resume = as_flag(resume, "resume")
     record = Path(folder) / "job.json"
     job = ""
     if distributed.rank() == 0:

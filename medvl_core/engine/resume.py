@@ -21,7 +21,6 @@ from ignite.engine import Engine, Events
 
 from medvl_core import distributed
 from medvl_core.data import rng_for
-from medvl_core.engine.job import as_flag
 from medvl_core.engine.stop import raise_if_requested
 from medvl_core.weights import WeightsError, atomic_save, read_checkpoint
 
@@ -52,7 +51,7 @@ class ExactResume:
         path: str | Path,
         objects: Mapping[str, Any],
         seed: int,
-        resume: bool | str = False,
+        resume: bool = False,
         evaluator: Engine | None = None,
         every: int | None = None,
     ) -> None:
@@ -60,7 +59,7 @@ class ExactResume:
         self.previous = self.path.with_name(f"{self.path.stem}_previous{self.path.suffix}")
         self.objects = dict(objects)
         self.seed = int(seed)
-        self.resume = as_flag(resume, "resume")
+        self.resume = resume
         self.evaluator = evaluator
         self.every = every
         self._intact = False  # whether ``path`` is known to be good: written or verified by this process

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from medvl_core.embedding import FrozenEmbedding
-from medvl_core.engine.job import as_flag
 from medvl_core.study import Report, Study
 from medvl_core.tables import need_columns, read_table
 
@@ -31,13 +30,11 @@ class NearestReports:
         ValueError: If a column is missing, no row has text, or a study repeats; the message starts with the table.
     """
 
-    def __init__(
-        self, table: str | Path, embedding: FrozenEmbedding, n: int = 3, show_text: bool | str = False
-    ) -> None:
+    def __init__(self, table: str | Path, embedding: FrozenEmbedding, n: int = 3, show_text: bool = False) -> None:
         if n < 1:
             raise ValueError(f"nearest reports: n is {n}; at least 1")
         self.studies = _reports(Path(table))
-        self.embedding, self.n, self.show_text = embedding, n, as_flag(show_text, "show_text")
+        self.embedding, self.n, self.show_text = embedding, n, show_text
 
     def find(self, rows: Tensor) -> list[list[dict[str, Any]]]:
         """For each row the nearest reports, best first: ``study``, ``cosine`` and, where asked for, ``report``.

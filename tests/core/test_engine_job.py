@@ -3,12 +3,10 @@ from __future__ import annotations
 import re
 from types import SimpleNamespace
 
-import pytest
 import torch
 from ignite.engine import Events
 
 from medvl_core.engine import prepare_batch, set_seed, start_job, train_or_load
-from medvl_core.engine.job import as_flag
 from medvl_core.weights import save_weights, weights_digest
 from tests.core.engine_toy import stage
 
@@ -29,16 +27,6 @@ def test_resume_without_a_job_starts_one(tmp_path, caplog):
     with caplog.at_level("INFO"):
         assert start_job(tmp_path, resume=True, name="x2ct").startswith("x2ct-")
     assert "nothing to resume yet" in caplog.text
-
-
-@pytest.mark.parametrize(("value", "flag"), [(True, True), ("true", True), ("False", False), (False, False)])
-def test_switch_from_the_command_line(value, flag):
-    assert as_flag(value, "resume") is flag
-
-
-def test_switch_that_is_neither_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="resume is 'yes'; it must be True or False"):
-        start_job(tmp_path, resume="yes", name="x2ct")
 
 
 def test_given_weights_replace_a_stage(tmp_path, studies):
