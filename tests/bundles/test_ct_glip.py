@@ -151,6 +151,34 @@ def test_inference_writes_a_table_and_figures(again, scan):
     assert {"overlay.png", "similarity.png"} <= {path.name for path in (again / "eval").iterdir()}
 
 
+def test_organs_of_scans_are_recognised_by_several_models(trained, scan, tmp_path, monkeypatch, capsys):
+    script = running.script("recognise_scans.py", trained)
+    script.BUNDLE = tmp_path / "ct_glip"
+    configs = script.BUNDLE / "configs"
+    configs.mkdir(parents=True)
+    shutil.copy(FOLDER / "configs" / "inference.json", configs)
+    small = ("spacing_mm", "patch", "min_voxels", "encoder::options_for::ct_glip/nnunet")
+    (configs / "tiny.json").write_text(json.dumps({key: TINY[key] for key in small} | {"network_def::hidden": 16}))
+    words = ["--scan", scan / "ct.nii.gz", scan / "labels.nii.gz", scan / "names.json", "--configs", "tiny.json"]
+    words += ["--crops", 3, "--crop", 16, 16, 16, "--cache", tmp_path / "cache", "--models"]
+    monkeypatch.setattr(sys, "argv", ["recognise_scans.py", *map(str, words), f"grounded={trained / 'models'}"])
+    assert script.main() == 0
+    header, _, line = capsys.readouterr().out.splitlines()
+    assert header == "| scan | chance | untrained | grounded |"
+    cells = [cell.strip() for cell in line.strip("|").split("|")]
+    chance = 1 / len(read_manifest(trained / "models" / "manifest.json")["regions"])
+    assert cells[:2] == [f"{scan.name}/ct.nii.gz", f"{chance:.3f}"]
+    for cell in cells[2:]:
+        right, visible, share = map(float, re.fullmatch(r"(\d+)/(\d+); (\S+) \[\S+, \S+\]", cell).groups())
+        assert 0 <= right <= visible
+        assert 0 <= share <= 1
+    assert visible > 1
+    monkeypatch.setattr(sys, "argv", ["recognise_scans.py", *map(str, words), f"grounded={tmp_path}"])
+    with pytest.raises(SystemExit):
+        script.main()
+    assert "is no NAME=FOLDER with a model.pt in it" in capsys.readouterr().err
+
+
 def test_a_prompt_file_decides_what_is_asked(again, scan, tmp_path):
     rows_ = [{"name": "mass", "organ": "liver", "regions": ["liver"], "label": "", "role": "ours"}]
     (tmp_path / "ask.json").write_text(json.dumps(rows_))

@@ -13,6 +13,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from medvl_core.bundle import install_excepthook
+from medvl_core.manifest import read_manifest
+from medvl_core.markdown import markdown_table
+
 BUNDLE = Path(__file__).resolve().parent.parent
 EXAMPLES = """
 examples, from the folder monai_bundles:
@@ -26,17 +30,16 @@ examples, from the folder monai_bundles:
 
 def main() -> int:
     options = _arguments().parse_args()
-    models = {name: Path(folder) for name, _, folder in (pair.partition("=") for pair in options.models)}
-    networks = {"untrained": next(iter(models.values())), **models}
-    from medvl_core.manifest import read_manifest
-
-    n = len(read_manifest(networks["untrained"] / "manifest.json")["regions"])
-    lines = ["| scan | chance | " + " | ".join(networks) + " |", "| --- " * (2 + len(networks)) + "|"]
+    networks = {"untrained": options.models[0][1], **dict(options.models)}
+    chance = {1 / len(read_manifest(folder / "manifest.json")["regions"]) for folder in networks.values()}
+    if len(chance) > 1:
+        raise SystemExit("the models tell different numbers of regions apart; give them in calls of their own")
+    rows = []
     for scan in options.scan:
         cells = [_cell(folder, scan, name == "untrained", options) for name, folder in networks.items()]
-        lines.append(f"| {Path(scan[0]).parent.name}/{Path(scan[0]).name} | {1 / n:.3f} | " + " | ".join(cells) + " |")
-        sys.stderr.write(lines[-1] + "\n")
-    sys.stdout.write("\n".join(lines) + "\n")
+        rows.append([f"{Path(scan[0]).parent.name}/{Path(scan[0]).name}", f"{max(chance):.3f}", *cells])
+        sys.stderr.write(" | ".join(rows[-1]) + "\n")
+    sys.stdout.write(markdown_table(["scan", "chance", *networks], rows) + "\n")
     return 0
 
 
@@ -100,6 +103,13 @@ def _outputs(parts: dict[str, Any], indices: Sequence[Any]) -> Iterator[dict[str
         yield parts["scans"].eval()({key: item[key][None] for key in ("ct", "regions", "region_visible")}).embeddings
 
 
+def _model(word: str) -> tuple[str, Path]:
+    name, equals, folder = word.partition("=")
+    if not equals or not Path(folder, "model.pt").is_file():
+        raise argparse.ArgumentTypeError(f"{word!r} is no NAME=FOLDER with a model.pt in it, as in x=ct_glip/models")
+    return name, Path(folder)
+
+
 def _arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -107,7 +117,7 @@ def _arguments() -> argparse.ArgumentParser:
     add = parser.add_argument
     help_ = "CT, masks, and what the masks' labels mean (ts_v1_104, ts_v2_117, a table, or 'table': in the file)"
     add("--scan", nargs=3, action="append", required=True, metavar=("CT", "MASKS", "NAMES"), help=help_)
-    add("--models", nargs="+", required=True, metavar="NAME=FOLDER", help="trained bundles' models/")
+    add("--models", type=_model, nargs="+", required=True, metavar="NAME=FOLDER", help="trained bundles' models/")
     add("--configs", nargs="*", default=[], metavar="NAME", help="files of configs/ on top of inference.json")
     add("--crops", type=int, default=30, help="per scan; 0 for whole scans alone. Default: 30")
     add("--crop", type=int, nargs=3, default=[32, 32, 24], help="voxels. Default: 32 32 24, of 8 mm")
@@ -116,4 +126,5 @@ def _arguments() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
+    install_excepthook()
     sys.exit(main())
