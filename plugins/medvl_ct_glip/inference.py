@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import logging
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +17,7 @@ from scipy.special import expit
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from medvl_core.files import write_csv, write_text
+from medvl_core.files import read_text, write_csv, write_text
 from medvl_core.readers import FileSource
 from medvl_core.region_data import RegionDataset
 from medvl_core.region_texts import spoken
@@ -88,6 +91,8 @@ class OrganPrediction:
         normal: Template with ``{organ}``.
         logit_scale: Inverse temperature.
         min_voxels: Smaller organs are reported as not visible.
+        thresholds: CSV that training left: per abnormality the log odds of the best F1 on its validation scans. Where
+            it has none for an abnormality of this name and organ, nothing is called.
         device: Where the model runs.
     """
 
@@ -103,8 +108,10 @@ class OrganPrediction:
         normal: str = "no evident abnormality in {organ}",
         logit_scale: float = 1 / 0.07,
         min_voxels: int = 50,
+        thresholds: str | Path | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
+        self.thresholds = _read_thresholds(Path(thresholds)) if thresholds is not None else {}
         self.scans, self.volumes, self.study, self.embed_text = scans, volumes, study, embed_text
         self.prompts, self.folder, self.device = list(prompts), Path(folder), device
         self.abnormal, self.normal, self.logit_scale = tuple(abnormal), normal, logit_scale
@@ -115,7 +122,7 @@ class OrganPrediction:
 
         Returns:
             One row per region and abnormality: organ, region, abnormality, voxels, probability (``None`` where the
-            region is not visible).
+            region is not visible), threshold and whether it is reached (``None`` where there is no threshold).
         """
         item = RegionDataset([self.study], self.volumes, min_voxels=self.min_voxels)[0]
         keys = ("ct", "regions", "region_visible")
@@ -136,21 +143,25 @@ class OrganPrediction:
             embedded = self.embed_text([*texts, self.normal.format(organ=spoken(region))])
             margin = float(rows[place] @ (normalize(embedded[:-1].mean(dim=0), dim=0) - embedded[-1]))
             visible = bool(rows[place].abs().sum() > 0)
-            probability = round(float(expit(self.logit_scale * margin)), 6) if visible else None
+            log_odds, least = self.logit_scale * margin, self.thresholds.get((prompt.name, prompt.organ))
             found.append(
                 {"organ": prompt.organ, "region": region, "abnormality": prompt.name, "voxels": int(voxels[place]),
-                 "probability": probability}
+                 "probability": round(float(expit(log_odds)), 6) if visible else None,
+                 "threshold": None if least is None else round(float(expit(least)), 6),
+                 "reached": None if least is None or not visible else log_odds >= least}
             )  # fmt: skip
         return found
 
     def _write(self, table: Sequence[dict[str, Any]]) -> None:
         columns = list(table[0]) if table else ["organ"]
         write_csv(self.folder / "organs.csv", columns, [list(row.values()) for row in table])
-        content = {"study": self.study.study_id, "rows": list(table), "note": "research use only; not calibrated"}
+        note = "research use only; probabilities are not calibrated; thresholds: best F1 on validation scans"
+        content = {"study": self.study.study_id, "rows": list(table), "note": note}
         write_text(self.folder / "organs.json", json.dumps(content, indent=1))
-        seen = sorted((row for row in table if row["probability"] is not None), key=lambda row: -row["probability"])
-        for row in seen[:5]:
-            logger.info("%s: %s %.2f", row["region"], row["abnormality"], row["probability"])
+        seen = [row for row in table if row["probability"] is not None]
+        for row in sorted(seen, key=lambda row: (not row["reached"], -row["probability"]))[:5]:
+            least = "none" if row["threshold"] is None else f"{row['threshold']:.3f}"
+            logger.info("%s: %s %.3f, threshold %s", row["region"], row["abnormality"], row["probability"], least)
         hidden = sorted({row["region"] for row in table if row["probability"] is None})
         logger.info(
             "%d rows → %s; not visible: %s", len(table), self.folder / "organs.csv", ", ".join(hidden) or "none"
@@ -176,3 +187,16 @@ class OrganPrediction:
             values = (rows[visible] @ texts.T).numpy()
             title = f"{self.study.study_id}: organs and organ names"
             heat_map(self.folder / "similarity.png", values, shown, names, title, ("organ in the scan", "text"))
+
+
+def _read_thresholds(path: Path) -> dict[tuple[str, str], float]:
+    """Abnormality and organ → log odds; those without a threshold are left out."""
+    if not path.is_file():
+        logger.info("%s: not there, so no probability is called high or low; training on labelled data makes it", path)
+        return {}
+    rows = csv.DictReader(io.StringIO(read_text(path)))
+    try:
+        found = {(row["abnormality"], row["organ"]): float(row["log_odds"]) for row in rows}
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: no table of abnormality, organ and log_odds ({error!r}); evaluate again") from error
+    return {key: value for key, value in found.items() if not math.isnan(value)}

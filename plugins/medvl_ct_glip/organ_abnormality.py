@@ -11,6 +11,7 @@ from scipy.special import expit
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from medvl_core.files import write_csv
 from medvl_core.metrics import (
     areas_statistic,
     auprc,
@@ -58,6 +59,7 @@ class OrganAbnormality:
         logit_scale: s, the inverse of the temperature; changes probabilities, no ranking.
         min_positives: An abnormality with fewer positive studies is left out of the mean AUROC.
         train: Loader of other studies, e.g. of the validation split, on which thresholds are chosen (`learn`).
+        thresholds_file: CSV that receives them with the tables, for inference.
         prefix: Put before metrics and tables.
 
     Raises:
@@ -81,6 +83,7 @@ class OrganAbnormality:
         logit_scale: float = 1 / 0.07,
         min_positives: int = 1,
         train: Any = None,
+        thresholds_file: str | Path | None = None,
         prefix: str = "abnormality",
     ) -> None:
         if min_positives < 1:
@@ -96,8 +99,8 @@ class OrganAbnormality:
         self.classes = tuple(row.name for row in self.table)
         self.embed_text, self.image, self.stem, self.prefix = embed_text, image, prefix, prefix
         self.abnormal, self.normal, self.logit_scale = tuple(abnormal), normal, float(logit_scale)
-        self.min_positives, self.train = min_positives, train
-        self.thresholds = np.zeros(len(self.table))
+        self.min_positives, self.train, self.thresholds_file = min_positives, train, thresholds_file
+        self.thresholds = np.full(len(self.table), np.nan)
         self._names = _NAMES if train is None else _NAMES + _TUNED
         self.reset()
 
@@ -121,11 +124,11 @@ class OrganAbnormality:
             self._prompts = (given["positive"], given["negative"])
 
     def learn(self, outputs: Sequence[Mapping[str, Any]]) -> None:
-        """Choose a threshold per abnormality from the outputs for ``train``; 0 where these have no positive of it."""
+        """Choose a threshold per abnormality from the outputs for ``train``; NaN where these have no positive of it."""
         self.reset()
         for batch in outputs:
             self.update(batch)
-        self.thresholds = np.nan_to_num(choose_thresholds(*self._judged(), rule="f1"), nan=0.0)
+        self.thresholds = choose_thresholds(*self._judged(), rule="f1")
         self.reset()
 
     def compute(self) -> dict[str, float]:
@@ -156,6 +159,9 @@ class OrganAbnormality:
         import pandas as pd
 
         labels, scores = self._judged()
+        if self.train is not None and self.thresholds_file is not None:
+            rows = [(row.name, row.organ, t) for row, t in zip(self.table, self.thresholds, strict=True)]
+            write_csv(self.thresholds_file, ["abnormality", "organ", "log_odds"], rows)
         columns = ["n_positive", "n_negative", "ppv", "sensitivity", "f1", "auroc"]
         organs = [(organ, *_pooled(labels[:, places], scores[:, places])) for organ, places in self._organs().items()]
         return {
@@ -227,6 +233,10 @@ class OrganAbnormality:
             for c, row in enumerate(self.table)
         ]
         table = pd.DataFrame(rows, columns=["class", "organ", "role", *columns])
+        if self.train is not None:
+            called = _counts(labels, self._called()).sum(axis=0)
+            table["threshold"] = self.thresholds
+            table["ppv_tuned"], table["sensitivity_tuned"], table["f1_tuned"] = _rates(*called.T)
         table["auprc"] = auprc(labels, scores)
         subjects = self._rows.ids["subject_id"]
         bounds = bootstrap_ci(areas_statistic(labels, scores), subjects, n_resamples, seed, level, "standard_error")
@@ -248,12 +258,16 @@ class OrganAbnormality:
         labels, _ = self._judged()
         return ((labels == 1).sum(axis=0) >= self.min_positives) & (labels == 0).any(axis=0)
 
+    def _called(self) -> np.ndarray:
+        """Which scores reach their threshold, ``N C``; 0 where none could be chosen."""
+        return self._judged()[1] >= np.nan_to_num(self.thresholds)  # type: ignore[no-any-return]
+
     def _statistic(self) -> Any:
         labels, scores = self._judged()
         common = self._common()
         pooled = areas_statistic(labels, scores)
         mean = areas_statistic(labels[:, common], scores[:, common]) if common.any() else None
-        decisions = [scores > 0, scores >= self.thresholds][: 1 + (self.train is not None)]
+        decisions = [scores > 0, self._called()][: 1 + (self.train is not None)]
         counts = [_counts(labels, called).sum(axis=1).astype(np.float64) for called in decisions]
 
         def statistic(weights: np.ndarray) -> np.ndarray:

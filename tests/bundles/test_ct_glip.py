@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import re
 import shutil
 import signal
@@ -148,6 +149,14 @@ def test_inference_writes_a_table_and_figures(again, scan):
     assert all(0 < value < 1 for value in seen)
     for row in table:
         assert bool(row["probability"]) == (int(row["voxels"]) >= 3)
+    with (again / "models" / "thresholds.csv").open() as file:
+        least = {row["abnormality"]: float(row["log_odds"] or "nan") for row in csv.DictReader(file)}
+    assert not all(map(math.isnan, least.values()))
+    for row in table:
+        value = 1 / (1 + math.exp(-least.get(row["abnormality"], math.nan)))
+        assert row["threshold"] == ("" if math.isnan(value) else str(round(value, 6)))
+        judged = bool(row["probability"] and row["threshold"])
+        assert row["reached"] == (str(float(row["probability"]) >= value) if judged else "")
     assert {"overlay.png", "similarity.png"} <= {path.name for path in (again / "eval").iterdir()}
 
 
@@ -183,9 +192,15 @@ def test_a_prompt_file_decides_what_is_asked(again, scan, tmp_path):
     rows_ = [{"name": "mass", "organ": "liver", "regions": ["liver"], "label": "", "role": "ours"}]
     (tmp_path / "ask.json").write_text(json.dumps(rows_))
     options = {"masks": str(scan / "labels.nii.gz"), "mask_names": str(scan / "names.json")}
+    (again / "models" / "thresholds.csv").unlink()  # as after training without labels
     run(again, "inference.json", input=str(scan / "ct.nii.gz"), prompt_file=str(tmp_path / "ask.json"), **options)
     with (again / "eval" / "organs.csv").open() as file:
-        assert [(row["region"], row["abnormality"]) for row in csv.DictReader(file)] == [("liver", "mass")]
+        found = [(row["region"], row["abnormality"], row["threshold"]) for row in csv.DictReader(file)]
+    assert found == [("liver", "mass", "")]
+    (again / "models" / "thresholds.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(RuntimeError, match="Failed to") as caught:
+        run(again, "inference.json", input=str(scan / "ct.nii.gz"), **options)
+    assert "thresholds.csv: no table of abnormality, organ and log_odds" in explain(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from sklearn.metrics import f1_score, precision_score, recall_score, roc_auc_score
@@ -178,8 +179,9 @@ def test_labels_become_region_texts():
     assert OrganLabels().texts([study], None) == ["Kidney stone, kidney cyst. No evident abnormality in liver."]
 
 
-def test_thresholds_come_from_other_studies_one_per_abnormality():
-    made, batch = OrganAbnormality(REGIONS, LABELS, embed, train=["a loader"]), outputs()
+def test_thresholds_come_from_other_studies_one_per_abnormality(tmp_path):
+    file = tmp_path / "thresholds.csv"
+    made, batch = OrganAbnormality(REGIONS, LABELS, embed, train=["a loader"], thresholds_file=file), outputs()
     made.learn([outputs(seed=1)])
     other, pairs = scored(outputs(seed=1)), scored(batch)
     called, truth = [], []
@@ -195,8 +197,17 @@ def test_thresholds_come_from_other_studies_one_per_abnormality():
     assert values["abnormality/ppv_tuned"] == pytest.approx(precision_score(truth, called))
     assert values["abnormality/sensitivity_tuned"] == pytest.approx(recall_score(truth, called))
     assert values["abnormality/f1_tuned"] == pytest.approx(f1_score(truth, called))
+    table = made.tables(20)["abnormality_per_class"].set_index("class")
+    row = table.loc["fatty liver"]
+    assert row["f1_tuned"] == pytest.approx(
+        f1_score(pairs["fatty liver"][0], pairs["fatty liver"][1] >= row["threshold"])
+    )
+    written = pd.read_csv(file).set_index("abnormality")
+    np.testing.assert_allclose(written["log_odds"][table.index], table["threshold"])
+    assert written["organ"]["fatty liver"] == "liver"
     plain = OrganAbnormality(REGIONS, LABELS, embed)
     plain.update(batch)
+    assert "threshold" not in plain.tables(20)["abnormality_per_class"]
     assert plain.compute() == {name: value for name, value in values.items() if not name.endswith("_tuned")}
     share = truth.mean()
     assert made.chance()["abnormality/f1_tuned"] == pytest.approx(2 * share / (share + 1))
@@ -207,8 +218,11 @@ def test_a_label_without_positives_in_the_other_studies_keeps_threshold_0():
     made, rare = OrganAbnormality(REGIONS, LABELS, embed, train=["a loader"]), outputs(seed=1)
     rare["labels"][:, 1] = 0.0
     made.learn([rare])
-    assert made.thresholds[made.classes.index("fatty liver")] == 0.0
+    assert np.isnan(made.thresholds[made.classes.index("fatty liver")])
     assert made.thresholds[made.classes.index("kidney stone")] != 0.0
+    made.update(outputs())
+    table = made.tables(20)["abnormality_per_class"].set_index("class")
+    assert table["f1_tuned"]["fatty liver"] == table["f1"]["fatty liver"]
 
 
 def test_the_mean_auroc_is_over_abnormalities_with_enough_positives():
