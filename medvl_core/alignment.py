@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
@@ -100,9 +101,14 @@ class Tower(nn.Module):
         return functional.normalize(embedding, dim=-1) if normalise else embedding
 
 
-def keep_input(tower: nn.Module) -> None:
-    """Put the digest of the preprocessing of ``tower.encoder`` into the tower's ``state_dict``, checked on loading."""
+def keep_input(tower: nn.Module, any_size: bool = False) -> None:
+    """Put the digest of the preprocessing of ``tower.encoder`` into the tower's ``state_dict``, checked on loading.
+
+    With ``any_size`` the digest leaves out the size: windows may be larger than the patches of training.
+    """
     if (input := getattr(tower.encoder, "input", None)) is not None:
+        if any_size:
+            input = dataclasses.replace(input, size=(1,) * len(input.size))
         digest = list(bytes.fromhex(input.digest()))
         tower.register_buffer("input_sha256", torch.tensor(digest, dtype=torch.uint8, device="cpu"))
         tower.register_load_state_dict_pre_hook(_check_input)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from medvl_core.alignment import keep_input
 from medvl_core.protocols import AlignmentBatch
 
 __all__ = ["RegionAlignmentModel", "RegionOutput", "RegionText", "RegionTower"]
@@ -48,6 +49,9 @@ class RegionOutput:
 class RegionTower(nn.Module):
     """Encoder → region pooling → two-layer head → L2 norm.
 
+    Its ``state_dict`` holds the digest of the encoder's preprocessing but for the patch size, checked on loading: other
+    voxels than those of training would give wrong numbers without a word.
+
     Args:
         encoder: Gives ``features``.
         pooling: Region pooling with ``voxels``.
@@ -62,6 +66,7 @@ class RegionTower(nn.Module):
         self.embed_dim = embed_dim
         width = int(encoder.embed_dim)  # type: ignore[arg-type]
         self.head = nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, embed_dim))
+        keep_input(self, any_size=True)
 
     def forward(self, volume: Tensor, regions: Tensor) -> RegionOutput:
         """Embed every region of a batch.

@@ -7,6 +7,7 @@ from torch.nn import functional
 
 from medvl_core.protocols import EncoderOutput
 from medvl_core.regions import RegionAlignmentModel, RegionTower
+from medvl_core.specs import ImageInput
 
 
 class Encoder(nn.Module):
@@ -102,6 +103,18 @@ def test_an_encoder_without_a_map_is_refused(tower, batch):
 
     with pytest.raises(ValueError, match="Pooled gives no feature map; regions need one"):
         RegionTower(Pooled(), Pooling(), 5)(batch["ct"], batch["regions"])
+
+
+def test_weights_of_other_voxels_are_refused_and_of_other_patches_load():
+    def made(spacing, size):
+        encoder = Encoder()
+        encoder.input = ImageInput(channels=1, size=(size,) * 3, spacing_mm=(spacing,) * 3, axcodes="LPS")
+        return RegionTower(encoder, Pooling(), embed_dim=5, hidden=7)
+
+    state = made(8.0, 16).state_dict()
+    made(8.0, 32).load_state_dict(state)
+    with pytest.raises(ValueError, match=r"trained with preprocessing .*, this tower has .*spacing_mm=\(4\.0, 4\.0, 4"):
+        made(4.0, 16).load_state_dict(state)
 
 
 def test_temperature_must_be_positive(tower):
