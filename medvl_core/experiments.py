@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from medvl_core.bundle import OverrideError, unknown_override_keys
+from medvl_core.files import write_text
 from medvl_core.overrides import unread_overrides
 
 __all__ = ["run_setting", "setting"]
@@ -35,7 +36,7 @@ def run_setting(
 
     Args:
         files: Its configs, the first in the bundle's ``configs/``, where ``metadata.json`` and ``logging.conf`` are.
-        folder: Gets ``models/`` and ``eval/``.
+        folder: Gets ``models/``, ``eval/`` and ``settings.json``.
         settings: Overrides of the configs.
         result: File within ``folder`` that only a finished run has.
 
@@ -43,8 +44,16 @@ def run_setting(
         Whether it ran.
 
     Raises:
-        OverrideError: If a key is in no config, or is read only by a component that is not chosen.
+        OverrideError: If a key is in no config, or is read only by a component that is not chosen; or if the run in the
+            folder was made with other settings. The message then starts with the folder.
     """
+    record = folder / "settings.json"
+    own = json.dumps({"files": [file.name for file in files], **settings}, indent=1, sort_keys=True)
+    if record.is_file() and (before := record.read_text(encoding="utf-8")) != own:
+        raise OverrideError(
+            f"{folder}: was made with other settings ({_changes(before, own)}); "
+            f"give another --out, or delete {record} to keep what is there"
+        )
     if (folder / result).is_file():
         return False
     sys.stderr.write(f"{folder}\n")
@@ -63,7 +72,14 @@ def run_setting(
     )
     if wrong := unread_overrides(workflow.parser.get(), settings):
         raise OverrideError("; ".join(wrong))
+    write_text(record, own)
     workflow.initialize()
     workflow.run()
     workflow.finalize()
     return True
+
+
+def _changes(before: str, now: str) -> str:
+    old, new = json.loads(before), json.loads(now)
+    keys = [key for key in {**old, **new} if old.get(key) != new.get(key)]
+    return "; ".join(f"{key} {old.get(key, 'not set')!r} before, {new.get(key, 'not set')!r} now" for key in keys)

@@ -68,9 +68,20 @@ def test_finished_runs_are_kept_and_others_go_on(train, tmp_path):
     assert run_setting([train], folder, {"value": 2})
     written = folder / "eval" / "metrics.json"
     assert written.read_text() == "[2, False, True]"
-    assert not run_setting([train], folder, {"value": 3})
+    written.write_text("kept")
+    assert not run_setting([train], folder, {"value": 2})
+    assert written.read_text() == "kept"
+    written.unlink()  # as when it was killed
+    assert run_setting([train], folder, {"value": 2})
     assert written.read_text() == "[2, False, True]"
-    assert run_setting([train], folder, {"value": 3, "output_dir": str(folder)}, "metrics_of_another.json")
+
+
+def test_run_of_other_settings_is_not_taken_for_this_one(train, tmp_path):
+    run_setting([train], tmp_path, {"value": 2})
+    with pytest.raises(OverrideError, match=r"\(value 2 before, 3 now\); give another --out"):
+        run_setting([train], tmp_path, {"value": 3})
+    (tmp_path / "settings.json").unlink()
+    assert not run_setting([train], tmp_path, {"value": 3})
 
 
 def test_setting_of_no_config_is_refused_before_anything_runs(train, tmp_path):

@@ -75,6 +75,8 @@ def test_mit_refuses_a_patch_below_its_reduction():
         encoder(torch.randn(1, 1, 64, 64, 8))
     with pytest.raises(ValueError, match="does not divide by the strides"):
         build_mit(size=(60, 64, 16))
+    with pytest.raises(ValueError, match="leaves one cell at the last stage"):
+        build_mit(size=(32, 32, 16))
 
 
 def test_nnunet_equals_the_library_forward():

@@ -23,7 +23,7 @@ examples, from the folder monai_bundles:
   python ct_glip/scripts/recognise_scans.py --scan ct.nii.gz masks.nii.gz ts_v2_117 --models grounded=ct_glip/models
 
   # MiT, whose patches differ; a row of numbers per scan
-  python ct_glip/scripts/recognise_scans.py --configs mit.json --crop 32 32 16 --scan ct.nii.gz masks.nii.gz table \\
+  python ct_glip/scripts/recognise_scans.py --configs mit.json --crop 32 32 32 --scan ct.nii.gz masks.nii.gz table \\
       --models global=runs/table1/seed0/mit/vanilla/models grounded=runs/table1/seed0/mit/full/models
 """
 
