@@ -53,9 +53,7 @@ class MiT(nn.Module):
                 f"size {tuple(size)} (z, y, x) does not divide by the strides (16, 32, 32) of the last stage"
             )
         if tuple(size) == (16, 32, 32):
-            raise ValueError(
-                "size (16, 32, 32) (z, y, x) leaves one cell at the last stage, which has no spread to norm"
-            )
+            raise ValueError("size (16, 32, 32) (z, y, x) leaves one cell at the last stage: no spread to norm")
         grids = [_grid(size, stage) for stage in range(4)]
         self.transformer = _Encoder(in_channels, grids, depths[0])
         for level, (depth, grid) in enumerate(zip(depths[1], reversed(grids[:3]), strict=True)):
