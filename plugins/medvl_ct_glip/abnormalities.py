@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
+from torch import Tensor
+from torch.nn.functional import normalize
 
 from medvl_core.region_texts import spoken
 from medvl_core.regions import RegionText
 from medvl_core.study import Study
 
-__all__ = ["ROLES", "Abnormality", "OrganLabels", "read_abnormalities"]
+__all__ = ["ROLES", "Abnormality", "OrganLabels", "prompt_pair", "read_abnormalities"]
 
 ROLES = ("listed", "ours", "training")
 """Of the paper's list; added where its list stops short of 16; only ever a training text."""
@@ -68,6 +70,23 @@ def read_abnormalities(path: str | Path | None = None, roles: Sequence[str] = RO
     if not kept:
         raise ValueError(f"{source}: no abnormality has a role among {tuple(roles)}")
     return kept
+
+
+def prompt_pair(
+    row: Abnormality, region: str, embed_text: Callable[..., Tensor], abnormal: Sequence[str], normal: str
+) -> tuple[Tensor, Tensor]:
+    """Unit vectors ``E`` of an abnormality (the mean over its templates) and of the region without one.
+
+    Args:
+        row: The abnormality.
+        region: Where it is asked for.
+        embed_text: Texts → rows.
+        abnormal: Templates with ``{abnormality}`` and perhaps ``{organ}``.
+        normal: Template with ``{organ}``.
+    """
+    texts = [template.format(abnormality=row.name, organ=row.organ) for template in abnormal]
+    rows = normalize(embed_text([*texts, normal.format(organ=spoken(region))]), dim=1)
+    return normalize(rows[:-1].mean(dim=0), dim=0), rows[-1]
 
 
 class OrganLabels:

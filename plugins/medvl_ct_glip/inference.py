@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from scipy.special import expit
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from medvl_core.files import read_text, write_csv, write_text
 from medvl_core.readers import FileSource
@@ -24,7 +23,7 @@ from medvl_core.region_texts import spoken
 from medvl_core.region_volumes import RegionVolumes
 from medvl_core.region_windows import ScanEmbedding
 from medvl_core.study import Study
-from medvl_ct_glip.abnormalities import Abnormality
+from medvl_ct_glip.abnormalities import Abnormality, prompt_pair
 from medvl_ct_glip.figures import heat_map, overlay
 from medvl_ct_glip.mask_maker import MakeMasks, weights_folder
 from medvl_ct_glip.masks import with_regions
@@ -139,9 +138,8 @@ class OrganPrediction:
         found = []
         for region in (name for name in prompt.regions if name in self.volumes.names):
             place = self.volumes.names.index(region)
-            texts = [template.format(abnormality=prompt.name, organ=prompt.organ) for template in self.abnormal]
-            embedded = self.embed_text([*texts, self.normal.format(organ=spoken(region))])
-            margin = float(rows[place] @ (normalize(embedded[:-1].mean(dim=0), dim=0) - embedded[-1]))
+            abnormal, normal = prompt_pair(prompt, region, self.embed_text, self.abnormal, self.normal)
+            margin = float(rows[place] @ (abnormal - normal))
             visible = bool(rows[place].abs().sum() > 0)
             log_odds, least = self.logit_scale * margin, self.thresholds.get((prompt.name, prompt.organ))
             found.append(

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.special import expit
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from medvl_core.files import write_csv
 from medvl_core.metrics import (
@@ -22,9 +21,8 @@ from medvl_core.metrics import (
     micro_auroc,
 )
 from medvl_core.predictions import Predictions
-from medvl_core.region_texts import spoken
 from medvl_core.specs import Metric
-from medvl_ct_glip.abnormalities import read_abnormalities
+from medvl_ct_glip.abnormalities import prompt_pair, read_abnormalities
 from medvl_ct_glip.figures import heat_map, radar
 from medvl_ct_glip.region_rows import RegionRows
 
@@ -219,10 +217,7 @@ class OrganAbnormality:
             return self._prompts[0][place], self._prompts[1][place]
         if self.embed_text is None:
             raise ValueError("OrganAbnormality has no text tower; set embed_text, or give prompt_embeddings")
-        row = self.table[place]
-        texts = [template.format(abnormality=row.name, organ=row.organ) for template in self.abnormal]
-        found = self.embed_text([*texts, self.normal.format(organ=spoken(region))])
-        return normalize(normalize(found[:-1], dim=1).mean(dim=0), dim=0), normalize(found[-1], dim=0)
+        return prompt_pair(self.table[place], region, self.embed_text, self.abnormal, self.normal)
 
     def _per_class(self, columns: list[str], n_resamples: int, seed: int, level: float) -> pd.DataFrame:
         import pandas as pd
