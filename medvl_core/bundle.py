@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -138,11 +139,18 @@ def explain(error: BaseException) -> str:
         ``"<config id>: <cause>"``; the type is left out for medvl's own errors, whose messages are written for users.
     """
     cause = _unwrapped(error)
-    message = str(cause) or type(cause).__name__
+    message = _of_worker(str(cause)) or type(cause).__name__
     text = message if isinstance(cause, MedvlError) else f"{type(cause).__name__}: {message}"
     notes = [note for note in getattr(cause, "__notes__", ()) if note.startswith("while ")]
     where = _config_id(error)
     return "\n  ".join([f"{where}: {text}" if where else text, *notes])
+
+
+def _of_worker(message: str) -> str:
+    """Without the traceback of the loader's worker process, which torch puts into the message: what it ends with."""
+    if not re.match(r"Caught \w+ in DataLoader worker process", message):
+        return message
+    return re.split(r"^[\w.]+: ", message, flags=re.MULTILINE)[-1].rstrip()
 
 
 def _unwrapped(error: BaseException) -> BaseException:

@@ -200,3 +200,30 @@ def test_error_of_a_distributed_process_is_shown():
     )
     assert "ERROR ValueError: nosuch.csv: no such table" in done.stderr
     assert done.returncode == 1
+
+
+WORKER = """
+import time
+from torch.utils.data import Dataset
+from medvl_core.bundle import install_excepthook
+from medvl_core.data import study_loader
+
+class Broken(Dataset):
+    studies = ["a", "b", "c", "d"]
+    def __len__(self):
+        return 4
+    def __getitem__(self, index):
+        if index == 0:
+            raise ValueError("case 0: damaged")
+        time.sleep(300)
+
+install_excepthook()
+for batch in study_loader(Broken(), 1, num_workers=2):
+    pass
+"""
+
+
+def test_error_in_a_worker_is_one_line_and_ends_the_program():
+    done = subprocess.run([sys.executable, "-c", WORKER], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert done.stderr == "ERROR ValueError: case 0: damaged\n(MEDVL_DEBUG=1 shows the full traceback)\n"
