@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,8 +18,10 @@ from medvl_ct_glip.volume_encoders import SegmentingEncoder
 
 __all__ = ["load_nnunet", "load_unimiss"]
 
+logger = logging.getLogger(__name__)
+
 _PREFIXES = {"student": "module.backbone.", "teacher": "backbone."}
-_HEADS = ("cls_conv.", "ds0_cls_conv.", "ds1_cls_conv.", "ds2_cls_conv.", "ds3_cls_conv.")
+_FRESH = ("*cls_conv.*", "transposeconv_stage3.*", "stage3_de.*")
 _NUMPY_SCALARS = [
     np.dtype,
     np._core.multiarray.scalar,  # type: ignore[attr-defined]
@@ -42,10 +46,12 @@ def load_nnunet(encoder: SegmentingEncoder, path: Path | str) -> None:
 def load_unimiss(
     encoder: SegmentingEncoder, path: Path | str, branch: Literal["student", "teacher"] = "student"
 ) -> None:
-    """Load ``UniMiss_small.pth`` into a MiT encoder; its segmentation heads, which the file has not, stay as they are.
+    """Load ``UniMiss_small.pth`` into a MiT encoder.
 
-    The file holds a network for 2D and 3D: names with "2D" are left out and "3D" is cut from the others. Position
-    embeddings lose their class token and are resized linearly along the flattened tokens, as published.
+    What the file has not stays as it is: the segmentation heads and the last stage of the decoder, which makes the
+    features. The file holds a network for 2D and 3D: names with "2D" are left out, "3D" is cut from the others, and
+    class tokens are dropped. Positions are resized linearly along the flattened tokens, as published; the published
+    loader does so with the class token among those of the first three stages, which shifts them a little.
 
     Raises:
         WeightsError: If the branch is absent, or a tensor is missing, unexpected or mis-shaped.
@@ -53,11 +59,12 @@ def load_unimiss(
     content = _entry(read_checkpoint(path), branch, path)
     prefix = _PREFIXES[branch]
     own = encoder.network.state_dict()
-    state = {key: value for key, value in own.items() if key.startswith(_HEADS)}
+    state = {key: value for key, value in own.items() if any(fnmatchcase(key, pattern) for pattern in _FRESH)}
+    logger.info("%s: has none of %s, which start fresh", path, ", ".join(state))
     for key, value in content.items():
-        if key.startswith(prefix) and "2D" not in key:
+        if key.startswith(prefix) and "2D" not in key and "cls_tokens" not in key:
             name = key.removeprefix(prefix).replace("3D", "")
-            state[name] = _positions(value, own.get(name)) if "os_embed" in name or "PosEmbed" in name else value
+            state[name] = _positions(value, own.get(name)) if "pos_embed" in name or "PosEmbed" in name else value
     load_state(encoder.network, state, path)
 
 
@@ -69,11 +76,8 @@ def _entry(content: Any, name: str, path: Path | str) -> dict[str, Tensor]:
 
 
 def _positions(value: Tensor, own: Tensor | None) -> Tensor:
-    """Without the class token of an odd token count, and as many tokens as the network has."""
-    if own is None or value.ndim != 3 or value.shape[1] == own.shape[1]:
-        return value
-    if value.shape[1] % 2:  # grids are even; one more token is the class token
-        value = value[:, 1:]
-    if value.shape[1] == own.shape[1]:
+    """Without the class token, the first, and as many tokens as the network has."""
+    value = value[:, 1:]
+    if own is None or value.shape[1] == own.shape[1]:
         return value
     return functional.interpolate(value.mT, own.shape[1], mode="linear", align_corners=True).mT

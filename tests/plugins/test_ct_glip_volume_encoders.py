@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import zlib
 from pathlib import Path
 
@@ -158,40 +159,50 @@ def test_nnunet_checkpoint_round_trip(tmp_path):
         load_nnunet(second, tmp_path / "other.pth")
 
 
+FRESH = ("cls_conv", "transposeconv_stage3", "stage3_de")
+
+
 def unimiss(path: Path, encoder, change=lambda state: state) -> None:
-    """The published layout: both branches, 3D in the names, 2D twins, class tokens before the positions."""
+    """The published layout: both branches, 3D in the names, 2D twins, class tokens; no heads, no last stage."""
     student = {}
     for key, value in encoder.network.state_dict().items():
-        if "cls_conv" in key:
+        if any(part in key for part in FRESH):
             continue
-        if key == "transformer.pos_embed4" or key.startswith("DecPosEmbed"):
+        if "pos_embed" in key or "PosEmbed" in key:
             value = torch.cat([torch.full_like(value[:, :1], 9.0), value], dim=1)
-        name = key.replace("patch_embed", "patch_embed3D") if "patch_embed" in key else key
+        name = re.sub(r"(patch_embed|pos_embed|DecEmbed|DecPosEmbed)(?=\d)|(?<=\.)sr(?=\.)", r"\g<0>3D", key)
         student[f"module.backbone.{name}"] = value
-    student["module.backbone.transformer.patch_embed2D0.conv.weight"] = torch.zeros(32, 3, 7, 7)
+        if "3D" in name:
+            student[f"module.backbone.{name.replace('3D', '2D')}"] = torch.zeros(3)
+    for key in ("cls_tokens0.weight", "cls_tokens2.bias", "transformer.cls_tokens1", "transformer.cls_tokens4.weight"):
+        student[f"module.backbone.{key}"] = torch.full((3,), 9.0)
     student["module.head.weight"] = torch.zeros(3)
     torch.save({"student": change(student), "teacher": {}}, path)
 
 
-def test_unimiss_checkpoint_round_trip(tmp_path):
-    first = build_mit(variant="tiny", size=(64, 64, 16), num_classes=3)
+def test_unimiss_checkpoint_round_trip(tmp_path, caplog):
+    first = build_mit(variant="tiny", size=(96, 96, 16), num_classes=3)  # the published patch: 9 tokens at the end
     unimiss(tmp_path / "UniMiss_tiny.pth", first)
-    second = build_mit(variant="tiny", size=(64, 64, 16), num_classes=7)
-    heads = {key: value.clone() for key, value in second.network.state_dict().items() if "cls_conv" in key}
-    load_unimiss(second, tmp_path / "UniMiss_tiny.pth")
+    second = build_mit(variant="tiny", size=(96, 96, 16), num_classes=7)
+    before = {key: value.clone() for key, value in second.network.state_dict().items()}
+    with caplog.at_level("INFO"):
+        load_unimiss(second, tmp_path / "UniMiss_tiny.pth")
     for key, value in second.network.state_dict().items():
-        assert torch.equal(value, heads[key] if key in heads else first.network.state_dict()[key]), key
+        fresh = any(part in key for part in FRESH)
+        assert torch.equal(value, before[key] if fresh else first.network.state_dict()[key]), key
+    assert "stage3_de.conv.weight" in caplog.text
 
 
 def test_unimiss_positions_are_resized_for_another_patch(tmp_path):
-    first = build_mit(variant="tiny", size=(64, 64, 16), num_classes=3)
+    first = build_mit(variant="tiny", size=(96, 96, 16), num_classes=3)
     unimiss(tmp_path / "weights.pth", first)
     second = build_mit(variant="tiny", size=(96, 64, 32), num_classes=3)
     load_unimiss(second, tmp_path / "weights.pth")
-    before, after = first.network.transformer.pos_embed1[0], second.network.transformer.pos_embed1[0]
-    where = np.linspace(0, len(before) - 1, len(after))
-    expected = np.interp(where, np.arange(len(before)), before[:, 5].detach().numpy())
-    np.testing.assert_allclose(after[:, 5].detach().numpy(), expected, atol=1e-5)
+    for name in ("pos_embed1", "pos_embed4"):
+        before, after = (getattr(encoder.network.transformer, name)[0].detach() for encoder in (first, second))
+        where = np.linspace(0, len(before) - 1, len(after))
+        expected = np.interp(where, np.arange(len(before)), before[:, 5].numpy())
+        np.testing.assert_allclose(after[:, 5].numpy(), expected, atol=5e-5)
 
 
 def test_unimiss_refuses_what_does_not_fit(tmp_path):
