@@ -170,7 +170,8 @@ def _check_component(
         if not isinstance(value, dict) and str(value)[:1] != "$":  # what an expression gives is not known here
             yield Problem(f"{where}::options_for", f"{value!r} is no object; map names of components to their options")
     per_name = {key: value for key, value in per_name.items() if isinstance(value, dict)}
-    for option_name in [name, *(key for key in per_name if key != name)]:
+    chosen_later = name.startswith("$")  # by an expression, e.g. what a manifest names
+    for option_name in [*([] if chosen_later else [name]), *(key for key in per_name if key != name)]:
         try:
             component = registry().find(kind, option_name)
         except ComponentLookupError as error:

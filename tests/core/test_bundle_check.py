@@ -115,7 +115,6 @@ def with_node(key, node):
         ),
         ({"_target_": "medvl_core.build_pooling", "name": "mean"}, "'mean' is a short name; write 'baseline/mean'"),
         ({"_target_": "medvl_core.build_pooling", "name": "baseline/maen"}, "did you mean 'baseline/mean'"),
-        ({"_target_": "medvl_core.build_pooling", "name": "$x"}, "no pooling is called '$x'"),
         ({"_target_": "medvl_core.build_pooling"}, "None is not a component's name"),
         (
             {"_target_": "medvl_core.build_pooling", "name": "baseline/mean", "embed_dmi": 3},
@@ -159,6 +158,17 @@ def test_options_by_reference_are_checked_and_expressions_are_not(folder):
 def test_name_by_reference(folder):
     train = {**TRAIN, "which": "baseline/nope", "node": {"_target_": "medvl_core.build_pooling", "name": "@which"}}
     assert any("no pooling is called 'baseline/nope'" in line for line in problems(folder, train=train))
+
+
+def test_name_by_expression_is_known_when_it_runs_and_its_options_are_checked_now(folder):
+    node = {
+        "_target_": "medvl_core.build_pooling",
+        "name": "$@m['pooling']",
+        "options_for": {"baseline/mean": {"x": 1}},
+    }
+    found = [line for line in problems(folder, train={**TRAIN, "node": node}) if "::node" in line]
+    assert len(found) == 1
+    assert "baseline/mean has no option 'x'" in found[0]
 
 
 def test_component_that_does_not_build_with_tiny(folder, monkeypatch):
