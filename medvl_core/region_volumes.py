@@ -15,14 +15,23 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
 from medvl_core.data import start_worker
+from medvl_core.errors import EXIT_DATA, MedvlError
 from medvl_core.specs import ImageInput
 from medvl_core.study import Image, Study
 from medvl_core.transforms import STANDARDISE_VERSION, Orient, standardise, standardise_regions
 
-__all__ = ["RegionVolumes"]
+__all__ = ["RegionError", "RegionVolumes"]
+
+_SHOWN = 20  # faulty studies
 
 Volume = tuple[NDArray[np.float16], NDArray[np.uint8]]
 """Intensities and region labels, both ``X Y Z``."""
+
+
+class RegionError(MedvlError, ValueError):
+    """Studies whose image or label map cannot be used, a line each."""
+
+    exit_code = EXIT_DATA
 
 
 class RegionVolumes:
@@ -58,7 +67,7 @@ class RegionVolumes:
             raise ValueError(f"regions lie on volumes of one channel; this encoder reads {input.channels} {input.size}")
         self.merge = dict(merge or {})
         if lost := [f"{part} into {name}" for part, name in self.merge.items() if name not in names]:
-            raise ValueError(f"merge: {', '.join(lost)}: no such region; the regions are {', '.join(names[:5])} ...")
+            raise ValueError(f"merge: {', '.join(lost)}: no such region ({', '.join(names[:5])} ...); change merge")
         self.input, self.names, self.modality = input, tuple(names), modality
         merged = [sorted(self.merge.items())] if self.merge else []
         constants = json.dumps(
@@ -87,17 +96,26 @@ class RegionVolumes:
             How many studies were made.
 
         Raises:
-            ValueError: If a study lacks the image or its regions, their grids differ, or none of its structures is a
-                region. The message starts with the study's id.
+            RegionError: If studies lack the image or its regions, their grids differ, a source refuses to load, or
+                none of a study's structures is a region. A line per study, which starts with its id; all others are
+                made first.
         """
         missing = [study for study in studies if not all(path.is_file() for path in self._paths(study))]
         loader = DataLoader(
             _Making(self, missing), batch_size=None, num_workers=num_workers, worker_init_fn=start_worker
         )
-        return sum(1 for _ in loader) if missing else 0
+        faults = [fault for fault in loader if fault] if missing else []
+        if faults:
+            rest = [f"and {len(faults) - _SHOWN} further studies"] if len(faults) > _SHOWN else []
+            raise RegionError("\n".join(faults[:_SHOWN] + rest))
+        return len(missing)
 
     def make(self, study: Study) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-        """Read, check and standardise a study: ``X Y Z`` each; raises as `prepare` does."""
+        """Read, check and standardise a study: ``X Y Z`` each.
+
+        Raises:
+            ValueError: If they cannot be used, see `prepare`. The message starts with the study or the file.
+        """
         if self.modality not in study.images or study.regions is None:
             raise ValueError(
                 f"{study.study_id}: has images {sorted(study.images)} and {'no' if study.regions is None else 'a'} "
@@ -158,16 +176,22 @@ class RegionVolumes:
         return table
 
 
-class _Making(Dataset[int]):
+class _Making(Dataset[str]):
+    """Makes one study after the other; gives what is wrong with it, or an empty string."""
+
     def __init__(self, volumes: RegionVolumes, studies: Sequence[Study]) -> None:
         self.volumes, self.studies = volumes, studies
 
     def __len__(self) -> int:
         return len(self.studies)
 
-    def __getitem__(self, index: int) -> int:
-        self.volumes.write(self.studies[index])
-        return index
+    def __getitem__(self, index: int) -> str:
+        study = self.studies[index]
+        try:
+            self.volumes.write(study)
+        except (ValueError, FileNotFoundError) as error:
+            return str(error) if str(error).startswith(f"{study.study_id}: ") else f"{study.study_id}: {error}"
+        return ""
 
 
 def _check_grids(study: Study, image: Image, labels: Image) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from medvl_core.errors import did_you_mean
 from medvl_core.region_texts import spoken
 from medvl_core.regions import RegionText
 from medvl_core.study import Study
@@ -42,26 +43,36 @@ class Abnormality:
     role: str
 
 
-def read_abnormalities(path: str | Path | None = None, roles: Sequence[str] = ROLES) -> list[Abnormality]:
+def read_abnormalities(
+    path: str | Path | None = None, roles: Sequence[str] = ROLES, asked_of: Sequence[str] | None = None
+) -> list[Abnormality]:
     """Read the table, by default the one of this plugin: 11 listed by the paper, 5 fillers, further training texts.
 
     Args:
         path: JSON list of objects with the fields of `Abnormality`.
         roles: Which to keep.
+        asked_of: The regions of a model, when the table is what it is asked and not what it learns from: ``label`` and
+            ``role`` may be left out, and a file of your own names these regions alone.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is no such list, a name repeats, or nothing is left. The message starts with the file.
+        ValueError: If it is no such list, a name repeats, a region is unknown, or nothing is left. The message starts
+            with the file.
     """
     source = files("medvl_ct_glip") / "tables/abnormalities.json" if path is None else Path(path)
     if not source.is_file():
         raise FileNotFoundError(f"{source}: no such table of abnormalities")
+    optional, fields = ({}, ", label, role") if asked_of is None else ({"label": "", "role": "ours"}, "")
     try:
-        rows = [Abnormality(**{**row, "regions": tuple(row["regions"])}) for row in json.loads(source.read_text())]
+        given = [{**optional, **row} for row in json.loads(source.read_text(encoding="utf-8"))]
+        rows = [Abnormality(**{**row, "regions": tuple(row["regions"])}) for row in given]
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(
-            f"{source}: no table of abnormalities ({error!r}); give a list of name, organ, regions, label, role"
+            f"{source}: no table of abnormalities ({error!r}); give a list of name, organ, regions{fields}"
         ) from error
+    for row in given:
+        if not isinstance(row["regions"], list):
+            raise ValueError(f'{source}: regions of {row["name"]} are {row["regions"]!r}; give a list, as in ["liver"]')
     names = [row.name for row in rows]
     bad = [row.name for row in rows if row.role not in ROLES or not row.regions]
     if bad or len(set(names)) < len(names):
@@ -69,6 +80,13 @@ def read_abnormalities(path: str | Path | None = None, roles: Sequence[str] = RO
     kept = [row for row in rows if row.role in roles]
     if not kept:
         raise ValueError(f"{source}: no abnormality has a role among {tuple(roles)}")
+    if asked_of is not None:
+        named = [region for row in kept for region in row.regions if region not in asked_of]
+        if (path is not None and named) or not any(region in asked_of for row in kept for region in row.regions):
+            hint = did_you_mean(str(named[0]), asked_of)
+            raise ValueError(
+                f"{source}: the model has no region {named[0]!r}{hint}; it has {', '.join(list(asked_of)[:5])} ..."
+            )
     return kept
 
 

@@ -7,7 +7,7 @@ import io
 import json
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,7 +26,7 @@ from medvl_core.study import Study
 from medvl_ct_glip.abnormalities import Abnormality, prompt_pair
 from medvl_ct_glip.figures import heat_map, overlay
 from medvl_ct_glip.mask_maker import MakeMasks, weights_folder
-from medvl_ct_glip.masks import with_regions
+from medvl_ct_glip.masks import MaskError, with_regions
 from medvl_ct_glip.region_sets import region_set
 
 __all__ = ["OrganPrediction", "scan_study"]
@@ -43,6 +43,7 @@ def scan_study(
     mask_weights: str | Path | None = None,
     mask_speed: Literal["full", "fast", "fastest"] = "fast",
     device: Literal["cpu", "gpu"] = "cpu",
+    merge: Iterable[str] = (),
 ) -> Study:
     """A CT and its organ masks; masks that are not given are made by TotalSegmentator when its weights are here.
 
@@ -55,6 +56,7 @@ def scan_study(
         mask_weights: Folder of TotalSegmentator's weights.
         mask_speed: Its speed.
         device: Where it runs.
+        merge: Structures that count to a region, read beside ``regions``: see `RegionVolumes`.
 
     Raises:
         ValueError: If ``input`` is not given.
@@ -73,7 +75,7 @@ def scan_study(
         found = weights_folder(mask_weights, mask_speed)
         row = MakeMasks(Path(folder), found, mask_speed, device)(study)
         masks, mask_names = Path(folder) / str(row["masks"]), "ts_v2_117"
-    return with_regions(study, masks, region_set(list(regions)), mask_names)
+    return with_regions(study, masks, region_set(list(regions)).plus(merge), mask_names)
 
 
 class OrganPrediction:
@@ -122,8 +124,16 @@ class OrganPrediction:
         Returns:
             One row per region and abnormality: organ, region, abnormality, voxels, probability (``None`` where the
             region is not visible), threshold and whether it is reached (``None`` where there is no threshold).
+
+        Raises:
+            MaskError: If the masks are none of this CT, or no region is visible; the network has not run then.
         """
         item = RegionDataset([self.study], self.volumes, min_voxels=self.min_voxels)[0]
+        if not item["region_visible"].any():
+            raise MaskError(
+                f"{self.study.study_id}: none of the {len(self.volumes.names)} regions has {self.min_voxels} voxels of "
+                f"{self.volumes.input.spacing_mm} mm; give masks of more of the body, or lower min_voxels"
+            )
         keys = ("ct", "regions", "region_visible")
         self.scans.to(self.device).eval()
         output = self.scans({key: item[key][None].to(self.device) for key in keys})

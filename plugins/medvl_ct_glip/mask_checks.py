@@ -13,19 +13,28 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import find_objects
 
-from medvl_core.study import Study
-from medvl_ct_glip.masks import MaskError
+from medvl_core.errors import EXIT_DATA, MedvlError
+from medvl_core.study import Image, Study
 
-__all__ = ["CheckRegions", "RegionCheck", "check_regions"]
+__all__ = ["CHECKS_VERSION", "CheckRegions", "MaskError", "RegionCheck", "check_mask", "check_regions"]
+
+CHECKS_VERSION = 2
+"""Of what `check_mask` refuses. A new number makes stored volumes be checked, and made, again."""
 
 Problem = Literal["", "empty", "small", "truncated"]
 
 _AIR_HU = -200.0  # below: neither soft tissue nor bone, whatever the disease or the noise
 _DENSE_HU = -150.0  # above: no air
-_MOST = {"soft": 0.02, "bone": 0.04, "air": 0.5}
-"""Most voxels of the wrong density. Right masks have up to 0.008, 0.021 and 0.052; a lung may be consolidated."""
+_MOST = {"soft": 0.01, "bone": 0.02, "air": 0.5}
+"""Most voxels of the wrong density, of those inside an organ: at its surface, organ and air share a voxel."""
 _WRONG = {"soft": f"below {_AIR_HU:g} HU", "bone": f"below {_AIR_HU:g} HU", "air": f"above {_DENSE_HU:g} HU"}
 _ORGANS = {"soft": "soft organs", "bone": "bones", "air": "lungs and trachea"}
+
+
+class MaskError(MedvlError, ValueError):
+    """A mask that does not belong to its CT, or whose labels are not understood. The message starts with the file."""
+
+    exit_code = EXIT_DATA
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +53,51 @@ class RegionCheck:
     problem: Problem
 
 
+def check_mask(where: str, ct: Image, labels: NDArray[np.uint8], names: Mapping[int, str]) -> NDArray[np.int64]:
+    """Refuse a mask that cannot be one of this CT. What is cut by the border of the scan passes.
+
+    Sides are told by pairs (kidneys, lungs, ribs ...): most right ones must lie to the right of their left ones.
+    Whether the mask belongs to this patient is told by densities: soft organs and bones hold no air, lungs are not
+    solid. A mask of organs must hold one of them; one of lesions alone may be empty.
+
+    Args:
+        where: What the message starts with.
+        ct: The CT, in HU.
+        labels: The mask.
+        names: Label → name.
+
+    Returns:
+        Voxels of each label, 256 entries.
+
+    Raises:
+        MaskError: If it has another shape, labels without a name, left and right exchanged, the densities of another
+            patient, or nothing in it; or the CT has no affine.
+    """
+    if labels.shape != ct.array.shape:
+        raise MaskError(f"{where}: mask of {labels.shape} voxels, CT of {ct.array.shape}; resample the mask to its CT")
+    if ct.affine is None:
+        raise MaskError(
+            f"{where}: its CT has no affine, so no mask can be matched to it; give a NIfTI, NRRD or DICOM CT"
+        )
+    order = _memory_order(labels)  # slabs are then contiguous
+    across = int(np.abs(ct.affine[0, :3]).argmax())  # the axis from left to right
+    turned = labels.transpose(order), ct.array.transpose(order)
+    counts, inner, wrong, places = _densities(*turned, order.index(across), names)
+    if unnamed := sorted(set(np.flatnonzero(counts).tolist()) - {0, *names}):
+        raise MaskError(f"{where}: labels {unnamed} have no name; the mask is of another region set")
+    if not counts[1:].any() and any(name in _facts() for name in names.values()):
+        some = ", ".join(list(names.values())[:3])
+        raise MaskError(
+            f"{where}: the mask is empty: no voxel of the {len(names)} structures asked for ({some} ...); "
+            "make it again or drop the study"
+        )
+    _check_sides(where, places * np.sign(ct.affine[0, across]), names)
+    _check_densities(where, inner, wrong, names)
+    return counts
+
+
 def check_regions(study: Study, required: Sequence[str] = ()) -> dict[str, RegionCheck]:
     """Look at every region of a study.
-
-    Sides are told by pairs (kidneys, lungs, ribs ...): each right one must lie to the right of its left one. Whether
-    the mask belongs to this patient is told by densities: soft organs and bones hold no air, lungs are not solid.
 
     Args:
         study: With regions.
@@ -58,30 +107,17 @@ def check_regions(study: Study, required: Sequence[str] = ()) -> dict[str, Regio
         Region → what was found, in the order of ``study.region_names``.
 
     Raises:
-        MaskError: If the mask is no mask of this CT: another shape, left and right exchanged, labels without a name, of
-            another patient, nothing in it; or a required region is empty or implausibly small.
+        MaskError: As `check_mask`; or if a required region is empty or implausibly small.
         ValueError: If the CT or the mask cannot be read.
     """
     if study.regions is None or "ct" not in study.images:
         raise MaskError(f"{study.study_id}: has no regions or no CT; give it masks")
     where = f"{study.study_id}: {path}" if (path := getattr(study.regions, "path", "")) else study.study_id
     regions, ct = study.regions.load(), study.images["ct"].load()
-    labels = regions.array
-    if labels.shape != ct.array.shape:
-        raise MaskError(f"{where}: mask of {labels.shape} voxels, CT of {ct.array.shape}; resample the mask to its CT")
-    if ct.affine is None:
-        raise MaskError(f"{where}: the CT has no affine; sides and volumes are unknown")
-    if unnamed := sorted(set(np.unique(labels).tolist()) - {0, *study.region_names}):
-        raise MaskError(f"{where}: labels {unnamed} have no name; the mask is of another region set")
-    across = int(np.abs(ct.affine[0, :3]).argmax())  # the axis from left to right
-    order = sorted(range(3), key=lambda axis: -labels.strides[axis])  # memory order: slabs are then contiguous
-    labels, hu, across = labels.transpose(order), ct.array.transpose(order), order.index(across)
-    counts, wrong, places = _densities(labels, hu, across, study.region_names)
-    if not counts[1:].any():
-        raise MaskError(f"{where}: the mask is empty; make it again or drop the study")
-    _check_sides(where, places * np.sign(ct.affine[0, order[across]]), study.region_names)
-    _check_densities(where, counts, wrong, study.region_names)
-    checks = _organs(labels, counts, study.region_names, abs(float(np.linalg.det(ct.affine[:3, :3]))) / 1000)
+    counts = check_mask(where, ct, regions.array, study.region_names)
+    voxel_ml = abs(float(np.linalg.det(ct.affine[:3, :3]))) / 1000  # type: ignore[index]
+    labels = regions.array.transpose(_memory_order(regions.array))
+    checks = _organs(labels, counts, study.region_names, voxel_ml)
     for name in required:
         check = checks.get(name)
         if check is None or check.problem in ("empty", "small"):
@@ -110,15 +146,20 @@ class CheckRegions:
 
     def task(self) -> str:
         """What the records depend on besides the study."""
-        return f"check regions 1 {self.required}"
+        return f"check regions {CHECKS_VERSION} {self.required}"
+
+
+def _memory_order(array: NDArray[Any]) -> list[int]:
+    """Axes, the one of the longest step first."""
+    return sorted(range(array.ndim), key=lambda axis: -array.strides[axis])
 
 
 def _densities(
     labels: NDArray[np.uint8], hu: NDArray[np.floating[Any]], across: int, names: Mapping[int, str]
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
-    """Per label (256 entries each): voxels, voxels of the wrong density, mean index along the axis ``across``."""
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+    """Per label (256 entries each): voxels, inner ones, those of the wrong density, mean index along ``across``."""
     dense = np.array([_facts().get(names.get(label, ""), {}).get("tissue") == "air" for label in range(256)])
-    counts, wrong, sums = np.zeros(256, np.int64), np.zeros(256, np.int64), np.zeros(256)
+    counts, inner, wrong, sums = (np.zeros(256, kind) for kind in (np.int64, np.int64, np.int64, float))
     index = np.arange(labels.shape[across]).reshape([-1 if axis == across else 1 for axis in range(3)])
     for slab in range(len(labels)):
         inside = np.flatnonzero(labels[slab])
@@ -126,9 +167,21 @@ def _densities(
         place = np.broadcast_to(index[slab] if across == 0 else index[0], labels.shape[1:]).ravel()[inside]
         counts += np.bincount(label, minlength=256)
         sums += np.bincount(label, place, minlength=256)
+        deep = _interior(labels, slab).ravel()[inside]
+        inner += np.bincount(label[deep], minlength=256)
         odd = np.where(dense[label], value > _DENSE_HU, value < _AIR_HU)
-        wrong += np.bincount(label[odd], minlength=256)
-    return counts, wrong, np.divide(sums, counts, out=np.full(256, np.nan), where=counts > 0)
+        wrong += np.bincount(label[odd & deep], minlength=256)
+    return counts, inner, wrong, np.divide(sums, counts, out=np.full(256, np.nan), where=counts > 0)
+
+
+def _interior(labels: NDArray[np.uint8], slab: int) -> NDArray[np.bool_]:
+    """Where in a slab all six neighbours have the voxel's own label; outside the scan everything has."""
+    own = labels[slab]
+    same = (own == labels[max(slab - 1, 0)]) & (own == labels[min(slab + 1, len(labels) - 1)])
+    for equal, here in ((own[1:] == own[:-1], same), ((own[:, 1:] == own[:, :-1]).T, same.T)):
+        here[1:] &= equal
+        here[:-1] &= equal
+    return same
 
 
 def _check_sides(where: str, places: NDArray[np.float64], names: Mapping[int, str]) -> None:
@@ -146,13 +199,13 @@ def _check_sides(where: str, places: NDArray[np.float64], names: Mapping[int, st
         )
 
 
-def _check_densities(where: str, counts: NDArray[np.int64], wrong: NDArray[np.int64], names: Mapping[int, str]) -> None:
+def _check_densities(where: str, inner: NDArray[np.int64], wrong: NDArray[np.int64], names: Mapping[int, str]) -> None:
     for tissue, most in _MOST.items():
         own = [label for label, name in names.items() if _facts().get(name, {}).get("tissue") == tissue]
-        voxels, bad = int(counts[own].sum()), int(wrong[own].sum())
+        voxels, bad = int(inner[own].sum()), int(wrong[own].sum())
         if voxels and bad / voxels > most:
             raise MaskError(
-                f"{where}: {bad / voxels:.0%} of the voxels of {_ORGANS[tissue]} are {_WRONG[tissue]}, "
+                f"{where}: {bad / voxels:.1%} of the voxels inside {_ORGANS[tissue]} are {_WRONG[tissue]}, "
                 f"at most {most:.0%} may be; the mask is of another patient or scan, or the CT is not in HU"
             )
 

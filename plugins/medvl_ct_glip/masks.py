@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -15,12 +15,11 @@ import nibabel as nib
 import numpy as np
 from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation, ornt_transform
 
-from medvl_core.errors import EXIT_DATA, MedvlError
 from medvl_core.files import safe_name
 from medvl_core.protocols import Dataset
 from medvl_core.readers import FileSource, read_volume
-from medvl_core.readers.nifti import affine_of
-from medvl_core.study import Image, ImageSource, Study
+from medvl_core.study import Image, ImageSource, Shared, Study
+from medvl_ct_glip.mask_checks import CHECKS_VERSION, MaskError, check_mask
 from medvl_ct_glip.region_sets import UNKNOWN, RegionSet, is_known, label_names, region_map, region_set
 
 __all__ = ["MaskError", "MaskedDataset", "RegionMask", "with_regions"]
@@ -29,15 +28,9 @@ _GRID_MM = 0.1  # tools round affines to about 1e-3 mm; a mask that is 1 mm off 
 _SUFFIX = re.compile(r"\.nii(\.gz)?$|\.nrrd$")
 
 
-class MaskError(MedvlError, ValueError):
-    """A mask that does not belong to its CT, or whose labels are not understood. The message starts with the file."""
-
-    exit_code = EXIT_DATA
-
-
 @dataclass(frozen=True)
 class RegionMask:
-    """The regions of a CT, from masks that some tool has made.
+    """The regions of a CT, from masks that some tool has made. Every load checks them against the CT.
 
     Axes stored in another order or direction are put in the CT's order, without interpolation.
 
@@ -60,27 +53,32 @@ class RegionMask:
 
         Raises:
             FileNotFoundError: If there is no such file or folder.
-            MaskError: If shape or affine are not the CT's, or a label has no name.
+            MaskError: If shape or affine are not the CT's, a label has no name or a misspelt one, or `check_mask`
+                refuses the mask.
         """
-        shape, affine = _grid(self.ct)
-        if not self.path.is_dir():
-            return Image(self._mapped(self.path, shape, affine), affine)
-        out = np.zeros(shape, np.uint8)
-        for path, region in sorted(self._files(), key=lambda item: item[1]):
-            out[_on_grid(path, shape, affine) > 0] = region
-        return Image(out, affine)
+        ct = self.ct.load()
+        if ct.affine is None:
+            raise MaskError(f"{self.path}: its CT has no affine, so no mask fits it; give a NIfTI, NRRD or DICOM CT")
+        if self.path.is_dir():
+            out = np.zeros(ct.array.shape, np.uint8)
+            for path, region in sorted(self._files(), key=lambda item: item[1]):
+                out[_on_grid(path, ct.array.shape, ct.affine) > 0] = region
+        else:
+            out = self._mapped(self.path, ct.array.shape, ct.affine)
+        check_mask(str(self.path), ct, out, self.regions.by_id)
+        return Image(out, ct.affine)
 
     def fingerprint(self) -> str:
-        """Digest of the files, the meaning of the labels and the region set."""
+        """Digest of the files, the meaning of the labels, the region set and the checks."""
         files = [path for path, _ in self._files()] if self.path.is_dir() else [self.path]
         parts = [FileSource(path, "labels").fingerprint() for path in files]
         meaning = None if self.names is None else sorted(label_names(self.names).items())
-        return hashlib.sha256(json.dumps([parts, meaning, self.regions.version]).encode()).hexdigest()
+        return hashlib.sha256(json.dumps([CHECKS_VERSION, parts, meaning, self.regions.version]).encode()).hexdigest()
 
     def _mapped(self, path: Path, shape: tuple[int, ...], affine: np.ndarray) -> np.ndarray:
         source = _label_table(path) if self.names is None else label_names(self.names)
         labels = _on_grid(path, shape, affine)
-        out = region_map(source, self.regions)[labels]
+        out = _lookup(self.names or path, source, self.regions)[labels]
         if out.max() == UNKNOWN:
             lost = np.unique(labels[out == UNKNOWN]).tolist()
             raise MaskError(
@@ -103,8 +101,9 @@ def with_regions(
     study: Study, path: str | Path, regions: RegionSet, names: str | Path | Mapping[int, str] | None = None
 ) -> Study:
     """The study with the masks at ``path`` as its regions; nothing is read. Arguments as for ``RegionMask``."""
-    mask = RegionMask(Path(path), study.images["ct"], regions, names)
-    return replace(study, regions=mask, region_names=regions.by_id)
+    ct = Shared(study.images["ct"])  # read once for itself and for the check of its masks
+    mask = RegionMask(Path(path), ct, regions, names)
+    return replace(study, images={**study.images, "ct": ct}, regions=mask, region_names=regions.by_id)
 
 
 class MaskedDataset:
@@ -116,13 +115,16 @@ class MaskedDataset:
         regions: The structures wanted, see ``region_set``.
         names: What the labels mean, see ``RegionMask``.
         missing: ``"refuse"`` stops at studies without masks, ``"leave_out"`` drops them.
+        merge: Structures that are read beside ``regions``, which training counts to one of them: the keys of the
+            ``merge`` of ``RegionVolumes``.
 
     Attributes:
         region_names: The names of ``regions``, in order.
 
     Raises:
         FileNotFoundError: If there is no such folder, or, by ``studies``, a study has no masks.
-        ValueError: If ``missing`` is none of the two, or ``regions`` is no region set.
+        ValueError: If ``missing`` is none of the two, ``regions`` is no region set, or ``names`` has none of them or
+            another spelling.
     """
 
     def __init__(
@@ -132,15 +134,19 @@ class MaskedDataset:
         regions: str | Path | Sequence[str] = "shared_97",
         names: str | Path | Mapping[int, str] | None = None,
         missing: Literal["refuse", "leave_out"] = "refuse",
+        merge: Iterable[str] = (),
     ) -> None:
         if missing not in ("refuse", "leave_out"):
             raise ValueError(f"missing is {missing!r}; give 'refuse' or 'leave_out'")
         self.dataset, self.masks, self.missing = dataset, Path(masks), missing
         if not self.masks.is_dir():
             raise FileNotFoundError(f"{self.masks}: no such folder of masks; make them with make_masks.py")
-        self.regions, self.names = region_set(regions), names
+        wanted = region_set(regions)
+        self.regions, self.names = wanted.plus(merge), names
+        if names is not None:
+            _lookup(names, label_names(names), self.regions)
         self.label_names = dataset.label_names
-        self.region_names = self.regions.names
+        self.region_names = wanted.names
 
     def studies(self, split: Literal["train", "validation", "test"]) -> list[Study]:
         """The studies of a split that have masks; none is read."""
@@ -160,15 +166,12 @@ class MaskedDataset:
         return next((place for place in places if place.exists()), None)
 
 
-def _grid(ct: ImageSource) -> tuple[tuple[int, ...], np.ndarray]:
-    """Shape and affine of a CT; of a NIfTI file without reading its voxels."""
-    if isinstance(ct, FileSource) and ct.path.name.endswith((".nii", ".nii.gz")) and ct.path.is_file():
-        header = nib.load(ct.path).header  # type: ignore[attr-defined]
-        return tuple(map(int, header.get_data_shape()[:3])), affine_of(ct.path, header)
-    image = ct.load()
-    if image.affine is None:
-        raise MaskError("the CT has no affine, so no mask can be matched to it; give a NIfTI, NRRD or DICOM CT")
-    return image.array.shape, image.affine
+def _lookup(where: str | Path | Mapping[int, str], source: Mapping[int, str], regions: RegionSet) -> np.ndarray:
+    """`region_map`, whose error starts with the file."""
+    try:
+        return region_map(source, regions)
+    except ValueError as error:
+        raise MaskError(f"{'names' if isinstance(where, Mapping) else where}: {error}") from error
 
 
 def _on_grid(path: Path, shape: tuple[int, ...], affine: np.ndarray) -> np.ndarray:

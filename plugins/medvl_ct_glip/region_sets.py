@@ -5,8 +5,11 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +60,10 @@ class RegionSet:
     def by_id(self) -> dict[int, str]:
         """Id → name, as ``Study.region_names`` has it."""
         return dict(enumerate(self.names, 1))
+
+    def plus(self, names: Iterable[str]) -> RegionSet:
+        """This set, and behind it the names that it lacks."""
+        return replace(self, names=tuple(dict.fromkeys((*self.names, *names))))
 
 
 def region_set(regions: str | Path | Sequence[str]) -> RegionSet:
@@ -118,7 +125,8 @@ def region_map(source: Mapping[int, str], target: RegionSet) -> NDArray[np.uint8
         256 entries: the region id; 0 for structures that ``target`` lacks; ``UNKNOWN`` for labels without a name.
 
     Raises:
-        ValueError: If a label is not 1 to 255, or two labels have one name.
+        ValueError: If a label is not 1 to 255, two labels have one name, ``source`` has a region of ``target`` in
+            another spelling, or none of them.
     """
     wrong = [label for label in source if not 1 <= label <= 255]
     if wrong:
@@ -126,6 +134,7 @@ def region_map(source: Mapping[int, str], target: RegionSet) -> NDArray[np.uint8
     if len(set(source.values())) < len(source):
         twice = sorted({name for name in source.values() if list(source.values()).count(name) > 1})
         raise ValueError(f"{', '.join(twice)} has several labels in the mask's table; each name has one")
+    _check_names(set(source.values()), target)
     ids = {name: number for number, name in target.by_id.items()}
     table = np.full(256, UNKNOWN, np.uint8)
     table[0] = 0
@@ -136,7 +145,36 @@ def region_map(source: Mapping[int, str], target: RegionSet) -> NDArray[np.uint8
 
 def is_known(name: str, target: RegionSet) -> bool:
     """Whether a structure is in ``target`` or in any set that comes with medvl."""
-    return name in target.names or any(name in region_set(known).names for known in REGION_SETS[:2])
+    return name in target.names or name in _all_known()
+
+
+@cache
+def _all_known() -> frozenset[str]:
+    return frozenset(name for title in REGION_SETS[:2] for name in region_set(title).names)
+
+
+def _check_names(given: set[str], target: RegionSet) -> None:
+    """Refuse names that would silently become background."""
+    lost = {_plain(name): name for name in target.names if name not in given}
+    close: dict[str, str] = {}
+    for name in sorted(name for name in given if not is_known(name, target)):
+        alike = [plain for plain in lost if re.findall(r"\d+", plain) == sorted(re.findall(r"\d+", name))]
+        # 0.9: kidny_right and "Right kidney" are kidney_right; bladder is no gallbladder, kidney no kidney_left
+        for near in get_close_matches(_plain(name), alike, n=1, cutoff=0.9):
+            close[name] = lost[near]
+    if close:
+        hints = ", ".join(f"{name!r} (did you mean {known!r}?)" for name, known in list(close.items())[:5])
+        raise ValueError(f"structures in another spelling: {hints}; write the known names in the mask's table")
+    if not given & set(target.names):
+        have, want = ", ".join(sorted(given)[:5]), ", ".join(target.names[:5])
+        raise ValueError(
+            f"none of the structures ({have} ...) in the mask's table is asked for ({want} ...); give the right 'names'"
+        )
+
+
+def _plain(name: str) -> str:
+    """Words in small letters, in order of the alphabet."""
+    return " ".join(sorted(re.findall(r"[a-z]+|\d+", name.lower())))
 
 
 def _json(path: Path) -> object:

@@ -10,6 +10,7 @@ import sys
 from fnmatch import fnmatchcase
 
 import nibabel as nib
+import numpy as np
 import pytest
 import torch
 from monai.bundle import ConfigParser, ConfigWorkflow, verify_metadata
@@ -31,8 +32,8 @@ TINY = json.loads((running.ROOT / "tests" / "data" / "tiny_ct_glip.json").read_t
 def workflow(bundle, *configs, **overrides):
     known = json.loads((bundle / "configs" / configs[0]).read_text())
     tiny = {key: value for key, value in TINY.items() if key.split("::")[0] in known}
-    if configs[0] == "inference.json":
-        tiny["network_def::hidden"] = 16
+    if configs[0] == "inference.json":  # which takes everything from the manifest
+        tiny = {}
     return ConfigWorkflow(
         config_file=[str(bundle / "configs" / name) for name in configs],
         meta_file=str(bundle / "configs" / "metadata.json"),
@@ -162,13 +163,7 @@ def test_inference_writes_a_table_and_figures(again, scan):
 
 def test_organs_of_scans_are_recognised_by_several_models(trained, scan, tmp_path, monkeypatch, capsys):
     script = running.script("recognise_scans.py", trained)
-    script.BUNDLE = tmp_path / "ct_glip"
-    configs = script.BUNDLE / "configs"
-    configs.mkdir(parents=True)
-    shutil.copy(FOLDER / "configs" / "inference.json", configs)
-    small = ("spacing_mm", "patch", "min_voxels", "encoder::options_for::ct_glip/nnunet")
-    (configs / "tiny.json").write_text(json.dumps({key: TINY[key] for key in small} | {"network_def::hidden": 16}))
-    words = ["--scan", scan / "ct.nii.gz", scan / "labels.nii.gz", scan / "names.json", "--configs", "tiny.json"]
+    words = ["--scan", scan / "ct.nii.gz", scan / "labels.nii.gz", scan / "names.json"]
     words += ["--crops", 3, "--crop", 16, 16, 16, "--cache", tmp_path / "cache", "--models"]
     monkeypatch.setattr(sys, "argv", ["recognise_scans.py", *map(str, words), f"grounded={trained / 'models'}"])
     assert script.main() == 0
@@ -189,8 +184,7 @@ def test_organs_of_scans_are_recognised_by_several_models(trained, scan, tmp_pat
 
 
 def test_a_prompt_file_decides_what_is_asked(again, scan, tmp_path):
-    rows_ = [{"name": "mass", "organ": "liver", "regions": ["liver"], "label": "", "role": "ours"}]
-    (tmp_path / "ask.json").write_text(json.dumps(rows_))
+    (tmp_path / "ask.json").write_text(json.dumps([MASS]))  # no label or role, which only training uses
     options = {"masks": str(scan / "labels.nii.gz"), "mask_names": str(scan / "names.json")}
     (again / "models" / "thresholds.csv").unlink()  # as after training without labels
     run(again, "inference.json", input=str(scan / "ct.nii.gz"), prompt_file=str(tmp_path / "ask.json"), **options)
@@ -201,6 +195,70 @@ def test_a_prompt_file_decides_what_is_asked(again, scan, tmp_path):
     with pytest.raises(RuntimeError, match="Failed to") as caught:
         run(again, "inference.json", input=str(scan / "ct.nii.gz"), **options)
     assert "thresholds.csv: no table of abnormality, organ and log_odds" in explain(caught.value)
+
+
+@pytest.fixture
+def refused(again, scan, tmp_path, monkeypatch):
+    """What inference says when it refuses, and whether masks were made or the network ran before."""
+    late = []
+    monkeypatch.setattr("medvl_ct_glip.inference.weights_folder", lambda *_: tmp_path)
+    monkeypatch.setattr("medvl_ct_glip.mask_maker.MakeMasks._segment", lambda *_: late.append("masks"))
+    monkeypatch.setattr("medvl_core.region_windows.ScanEmbedding.forward", lambda *_: late.append("network"))
+
+    def refuse(prompts=None, **overrides):
+        if prompts is not None:
+            (tmp_path / "ask.json").write_text(json.dumps(prompts))
+            overrides["prompt_file"] = str(tmp_path / "ask.json")
+        with pytest.raises(RuntimeError, match="Failed to") as caught:
+            run(again, "inference.json", input=str(scan / "ct.nii.gz"), **overrides)
+        assert late == []
+        assert "\n" not in explain(caught.value)
+        return explain(caught.value)
+
+    return refuse
+
+
+LIVER = next(label for label, name in ORGANS.items() if name == "liver")
+MASS = {"name": "mass", "organ": "liver", "regions": ["liver"]}
+
+
+@pytest.mark.parametrize(
+    ("prompts", "message"),
+    [
+        ([MASS | {"regions": "liver"}], r"ask\.json: regions of mass are 'liver'; give a list"),
+        ([MASS, MASS | {"name": "cyst", "regions": ["livr"]}], r"the model has no region 'livr'; did you mean 'liver'"),
+        (
+            [{"name": "mass", "regions": ["liver"]}],
+            r"ask\.json: no table .*'organ'.*; give a list of name, organ, regions",
+        ),
+    ],
+)
+def test_prompts_that_cannot_be_asked_are_refused_before_masks_are_made(refused, prompts, message):
+    assert re.search(message, refused(prompts))
+
+
+def test_missing_files_are_noticed_before_masks_are_made(refused, again):
+    assert "absent.json: no such table of abnormalities" in refused(prompt_file="absent.json")
+    (again / "models" / "model.pt").unlink()
+    assert "model.pt: no such weights file" in refused()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda labels: labels[::-1], r"wrong\.nii\.gz: .* lie on the left of their counterparts"),
+        (lambda labels: labels * 0, r"wrong\.nii\.gz: the mask is empty"),
+        (
+            lambda labels: labels * (np.cumsum(labels == LIVER).reshape(labels.shape) == 1) * (labels == LIVER),
+            "regions has 3 voxels",
+        ),
+    ],
+)
+def test_masks_that_cannot_be_right_are_refused_before_the_network_runs(refused, scan, tmp_path, change, message):
+    mask = nib.load(scan / "labels.nii.gz")
+    wrong = np.ascontiguousarray(change(np.asarray(mask.dataobj))).astype(np.uint8)
+    nib.save(nib.Nifti1Image(wrong, mask.affine), tmp_path / "wrong.nii.gz")
+    assert re.search(message, refused(masks=str(tmp_path / "wrong.nii.gz"), mask_names=str(scan / "names.json")))
 
 
 @pytest.mark.parametrize(
@@ -263,7 +321,9 @@ def test_paper_builds_every_network_at_full_size_without_memory(own_data, tmp_pa
     for key, value in given.items():
         made[key] = str(value)
     made["split_column"] = "split"
-    made.get_parsed_content("dataset")
+    study = made.get_parsed_content("dataset").studies("train")[0]
+    assert {"kidney_left", "kidney_cyst_left"} <= set(study.region_names.values())
+    assert "kidney_cyst_left" in made.get_parsed_content("merge")
     with torch.device("meta"):
         encoder = made.get_parsed_content("encoder")
         assert encoder.num_classes == 105
@@ -308,8 +368,28 @@ def test_names_alone_train_where_there_are_masks_and_no_reports(own_data, tmp_pa
     }
     masked = json.loads((bundle / "configs" / "own_masks.json").read_text())["dataset"]  # miniature names a phantom
     made = run(bundle, "train.json", "own_masks.json", "names_only.json", dataset=masked, **options)
+    parts = set(made.parser.get_parsed_content("studies::train")[0].region_names.values())
+    assert parts == {*made.parser.get_parsed_content("regions"), "kidney_cyst_left", "kidney_cyst_right"}
     assert len(made.parser.get_parsed_content("texts").words) == 0
     assert rows(bundle)["trained"].keys() == {"organ/top_1", "organ/top_1_macro"}
+
+
+def test_training_stops_at_wrong_masks_before_the_first_step(own_data, tmp_path):
+    bundle = running.copy_bundle(tmp_path, "ct_glip")
+    shutil.copytree(own_data / "masks", tmp_path / "masks")
+    wrong = sorted((tmp_path / "masks").iterdir())[:2]
+    for path in wrong:
+        mask = nib.load(path)
+        nib.save(nib.Nifti1Image(np.ascontiguousarray(np.asarray(mask.dataobj)[::-1]), mask.affine), path)
+    options = {"table": str(own_data / "table.csv"), "split_column": "split", "masks_dir": str(tmp_path / "masks")}
+    masked = json.loads((bundle / "configs" / "own_masks.json").read_text())["dataset"]
+    options |= {"dataset": masked, "mask_names": str(own_data / "names.json")}
+    with pytest.raises(RuntimeError, match="Failed to") as caught:
+        run(bundle, "train.json", "own_masks.json", "names_only.json", **options)
+    for path in wrong:
+        line = rf"{path.name.removesuffix('.nii.gz')}: {path}: .* lie on the left .*; .* write it again"
+        assert re.search(line, explain(caught.value))
+    assert not list((bundle / "models").glob("*.pt"))
 
 
 LESIONS = {
@@ -396,3 +476,27 @@ def test_published_finetuning_has_nnunets_schedule(tmp_path):
     assert 125_000 <= schedule.total_iters < 125_056
     assert schedule.power == 0.9
     assert made.get_parsed_content("encoder").input.size == (160, 160, 64)
+
+
+def test_published_mit_has_its_patch_and_schedule(tmp_path):
+    made = ConfigParser()
+    files = ("train", "paper", "mit_paper", "finetune", "finetune_mit", "finetune_mit_paper")
+    made.read_config([str(FOLDER / "configs" / f"{name}.json") for name in files])
+    made["bundle_root"] = str(tmp_path)
+    made["initial_weights"] = "model.pt"
+    made["pretrain::dataloader"] = [0] * 56
+    with torch.device("meta"):
+        encoder = made.get_parsed_content("encoder")
+        assert type(made.get_parsed_content("pretrain::optimizer")) is torch.optim.RAdam
+    assert encoder.component == "ct_glip/mit"
+    assert encoder.input.spacing_mm == (1.0, 1.0, 3.0)
+    assert len(encoder.network.transformer.block3) == 4  # small
+    assert 125_000 <= made.get_parsed_content("pretrain::lr_scheduler").total_iters < 125_056
+    assert abs(made.get_parsed_content("pretrain::handlers::6").epochs * 56 - 25_000) < 56
+    pretraining = ConfigParser()
+    pretraining.read_config([str(FOLDER / "configs" / f"{name}.json") for name in files[:3]])
+    pretraining["organs"] = ["liver"]
+    with torch.device("meta"):
+        encoder = pretraining.get_parsed_content("encoder")
+    assert encoder.input.size == (192, 192, 48)
+    assert encoder.embed_dim == 32

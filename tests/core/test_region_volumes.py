@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from medvl_core.region_volumes import RegionVolumes
+from medvl_core.region_volumes import RegionError, RegionVolumes
 from medvl_core.specs import ImageInput
 from medvl_core.study import Image
 from tests.core.region_studies import NAMES, Given, study
@@ -80,6 +80,18 @@ def test_without_a_spacing_every_scan_has_the_encoders_size(tmp_path):
 def test_what_does_not_fit_is_refused(tmp_path, changes, message):
     with pytest.raises(ValueError, match=message):
         volumes(tmp_path).prepare([study(0, **changes)])
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_all_faulty_studies_are_named_and_the_others_made(tmp_path, workers):
+    made = volumes(tmp_path)
+    wrong = [study(number, regions=None) for number in range(30)]
+    with pytest.raises(RegionError, match=r"^s0: has images") as caught:
+        made.prepare([*wrong, study(99)], workers)
+    lines = str(caught.value).splitlines()
+    assert [line.split(":")[0] for line in lines[:20]] == [f"s{number}" for number in range(20)]
+    assert lines[20:] == ["and 10 further studies"]
+    assert made.prepare([study(99)]) == 0
 
 
 def test_names_and_input_are_checked(tmp_path):

@@ -8,10 +8,15 @@ import numpy as np
 import pytest
 from totalsegmentator.map_to_binary import class_map
 
+from medvl_baseline.phantom import PhantomCohort
 from medvl_core.readers import FileSource
+from medvl_core.region_volumes import RegionVolumes
 from medvl_core.scale import Journal, map_studies
-from medvl_core.study import Image, Study
-from medvl_ct_glip.mask_checks import CheckRegions, check_regions
+from medvl_core.specs import ImageInput
+from medvl_core.study import Image, Shared, Study
+from medvl_ct_glip import masks as masks_module
+from medvl_ct_glip.inference import scan_study
+from medvl_ct_glip.mask_checks import CheckRegions, check_mask, check_regions
 from medvl_ct_glip.masks import MaskedDataset, MaskError, RegionMask, with_regions
 from medvl_ct_glip.region_sets import RegionSet, label_names, region_map, region_set
 
@@ -137,7 +142,7 @@ def test_fault_affine_off_by_a_millimetre(study, change):
 
 
 def test_fault_left_and_right_exchanged(study):
-    with pytest.raises(MaskError, match=r"case: .*mask\.nii\.gz: kidney_right lie on the left"):
+    with pytest.raises(MaskError, match=r"mask\.nii\.gz: kidney_right lie on the left"):
         check_regions(faulty(study, np.ascontiguousarray(body()[1][::-1])))
 
 
@@ -174,6 +179,102 @@ def test_faults_are_found_before_training_for_all_studies(study, tmp_path):
     report = map_studies(check, [study, bad], Journal(tmp_path / "journal", check.task()), workers=0)
     assert report.records["case"]["spleen"]["problem"] == ""
     assert "flipped" in report.failed["bad"]
+
+
+INPUT = ImageInput(channels=1, size=(8, 8, 8), axcodes="LPS", spacing_mm=(10.0, 10.0, 10.0), window_hu=(-1000, 1000))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_all_faulty_masks_stop_training_in_one_message(study, tmp_path, workers):
+    labels = body()[1]
+    wrong = {"mirrored": labels[::-1], "empty": np.zeros_like(labels), "shifted": np.roll(labels, 5, axis=1)}
+    studies = [study]
+    for name, mask in wrong.items():
+        path = save(tmp_path / f"{name}.nii.gz", np.ascontiguousarray(mask))
+        studies.append(replace(with_regions(study, path, SET, "ts_v2_117"), study_id=name))
+    volumes = RegionVolumes(INPUT, ["liver", "kidney_right"], tmp_path / "cache")
+    with pytest.raises(ValueError, match="mirrored: ") as caught:
+        volumes.prepare(studies, workers)
+    lines = str(caught.value).splitlines()
+    for line, (name, fault) in zip(
+        lines, zip(wrong, ("the left", "is empty", "another patient"), strict=True), strict=True
+    ):
+        assert line.startswith(f"{name}: {tmp_path}/{name}.nii.gz: ")
+        assert fault in line
+    assert volumes.prepare([study]) == 0  # the good one was made
+
+
+def test_thin_bones_that_share_their_voxels_with_air_are_no_fault():
+    for one in PhantomCohort(4, (32, 32, 32), shares=(1, 0, 0)).studies("train"):
+        thin = {label: name for label, name in one.region_names.items() if "scapula" in name or name == "sternum"}
+        ct, labels = one.images["ct"].load(), one.regions.load().array
+        assert check_mask("phantom", ct, labels * np.isin(labels, list(thin)), thin)[list(thin)].all()
+
+
+def test_volumes_of_unchecked_masks_are_made_again(study, monkeypatch):
+    before = study.regions.fingerprint()
+    monkeypatch.setattr(masks_module, "CHECKS_VERSION", masks_module.CHECKS_VERSION + 1)
+    assert study.regions.fingerprint() != before
+
+
+def test_the_ct_is_read_once_for_itself_and_the_check_of_its_masks(study, tmp_path, monkeypatch):
+    monkeypatch.setattr(Shared, "_last", {})
+    read = []
+    load = FileSource.load
+    monkeypatch.setattr(FileSource, "load", lambda self: read.append(self.path.name) or load(self))
+    RegionVolumes(INPUT, ["liver"], tmp_path / "cache").prepare([study])
+    assert read == ["ct.nii.gz"]
+
+
+def test_a_mask_of_lesions_may_be_empty_and_one_of_organs_may_not(study, tmp_path):
+    (tmp_path / "names.json").write_text('{"1": "tumour", "2": "liver"}')
+    path = save(tmp_path / "lesions.nii.gz", np.zeros_like(body()[1]))
+    assert not with_regions(study, path, region_set(["tumour"]), tmp_path / "names.json").regions.load().array.any()
+    with pytest.raises(MaskError, match=r"lesions\.nii\.gz: the mask is empty: no voxel of the 2 structures asked for"):
+        with_regions(study, path, region_set(["tumour", "liver"]), tmp_path / "names.json").regions.load()
+
+
+@pytest.mark.parametrize("word", ["Kidney Right", "right kidney", "KIDNEY-RIGHT", "kidny_right"])
+def test_a_known_structure_in_another_spelling_is_refused(study, tmp_path, word):
+    (tmp_path / "names.csv").write_text(f"id,name\n{ID['kidney_right']},{word}\n{ID['liver']},liver\n")
+    message = rf"names\.csv: structures in another spelling: '{word}' \(did you mean 'kidney_right'\?\)"
+    mask = replace(study.regions, names=tmp_path / "names.csv", regions=region_set(["liver", "kidney_right"]))
+    with pytest.raises(MaskError, match=message):
+        mask.load()
+
+
+@pytest.mark.parametrize("word", ["bladder", "kidney", "liver_tumour", "rib_left_13", "carpal"])
+def test_other_structures_are_background_and_no_misspelling(word):
+    assert region_map({1: "liver", 2: word}, region_set("shared_97"))[2] == 0
+
+
+def test_a_table_without_any_structure_asked_for_is_refused():
+    with pytest.raises(ValueError, match=r"none of the structures \(carpal, tibia \.\.\.\).* give the right 'names'"):
+        region_map({1: "tibia", 2: "carpal"}, region_set(["liver", "spleen"]))
+
+
+def test_merged_structures_are_read_beside_the_regions(study, tmp_path):
+    labels = body()[1]
+    labels[30:35, 4:8, 8:16][labels[30:35, 4:8, 8:16] > 0] = ID["kidney_cyst_right"]
+    path = faulty(study, labels).regions.path
+    regions, merge = ["liver", "kidney_right"], {"kidney_cyst_right": "kidney_right"}
+
+    @dataclass
+    class One:
+        label_names = ()
+
+        def studies(self, split):
+            return [replace(study, study_id="mask", regions=None)]
+
+    masked = MaskedDataset(One(), tmp_path, regions, "ts_v2_117", merge=merge)
+    assert masked.region_names == tuple(regions)
+    scan = scan_study(tmp_path / "ct.nii.gz", regions, tmp_path, path, "ts_v2_117", merge=merge)
+    volumes = RegionVolumes(INPUT, regions, tmp_path / "cache", merge=merge)
+    whole = int((body()[1] == ID["kidney_right"]).sum() / 8)  # 10 mm in place of 5
+    for one in (*masked.studies("train"), scan):
+        assert np.bincount(np.asarray(volumes(one)[1]).ravel())[2] == pytest.approx(whole, rel=0.3)
+    alone = RegionVolumes(INPUT, regions, tmp_path / "cache")
+    assert np.bincount(np.asarray(alone(scan)[1]).ravel())[2] == pytest.approx(whole / 2, rel=0.3)
 
 
 def test_axes_in_another_order_are_the_same_mask(study):

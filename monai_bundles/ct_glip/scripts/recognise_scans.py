@@ -22,8 +22,8 @@ EXAMPLES = """
 examples, from the folder monai_bundles:
   python ct_glip/scripts/recognise_scans.py --scan ct.nii.gz masks.nii.gz ts_v2_117 --models grounded=ct_glip/models
 
-  # MiT, whose patches differ; a row of numbers per scan
-  python ct_glip/scripts/recognise_scans.py --configs mit.json --crop 32 32 32 --scan ct.nii.gz masks.nii.gz table \\
+  # MiT, whose patches differ
+  python ct_glip/scripts/recognise_scans.py --crop 32 32 32 --scan ct.nii.gz masks.nii.gz table \\
       --models global=runs/table1/seed0/mit/vanilla/models grounded=runs/table1/seed0/mit/full/models
 """
 
@@ -65,7 +65,7 @@ def _parts(
 
     set_seed(0)
     parser = ConfigParser()
-    parser.read_config([str(BUNDLE / "configs" / name) for name in ("inference.json", *options.configs)])
+    parser.read_config(str(BUNDLE / "configs" / "inference.json"))
     ct, masks, names = scan
     given = {"ckpt_dir": str(models), "cache_dir": str(options.cache), "input": ct, "masks": masks}
     given |= {"mask_names": None if names == "table" else names} | ({"patch": list(patch)} if patch else {})
@@ -118,9 +118,8 @@ def _arguments() -> argparse.ArgumentParser:
     help_ = "CT, masks, and what the masks' labels mean (ts_v1_104, ts_v2_117, a table, or 'table': in the file)"
     add("--scan", nargs=3, action="append", required=True, metavar=("CT", "MASKS", "NAMES"), help=help_)
     add("--models", type=_model, nargs="+", required=True, metavar="NAME=FOLDER", help="trained bundles' models/")
-    add("--configs", nargs="*", default=[], metavar="NAME", help="files of configs/ on top of inference.json")
     add("--crops", type=int, default=30, help="per scan; 0 for whole scans alone. Default: 30")
-    add("--crop", type=int, nargs=3, default=[32, 32, 24], help="voxels. Default: 32 32 24, of 8 mm")
+    add("--crop", type=int, nargs=3, default=[32, 32, 24], help="voxels. Default: 32 32 24")
     add("--cache", type=Path, default=BUNDLE / "cache", help="standardised scans and text rows")
     return parser
 
