@@ -17,7 +17,10 @@ _KINDS = ("no_negation", "end", "absent", "uncertain", "history")
 _OWN = Path(__file__).parent / "report_cues.csv"
 _REACH = 5  # words between a mention and a cue behind it
 
-_BREAK = re.compile(r"(?<=[.!?])[\s.]+(?=[A-Z0-9(\"])|(?<=[a-z)][.!?])\s+|(?<=[a-z]\.)(?=[A-Z][a-z])|\s*\n\s*\n\s*")
+_BREAK = re.compile(
+    r"(?<=[.!?])[\s.]+(?=[A-Z0-9(\"])|(?<=[a-z)][.!?])\s+|(?<=[a-z]\.)(?=[A-Z][a-z])|\s*\n\s*\n\s*"
+    r"|\s*\n(?=[ \t]*(?:[-*•]|\d+[.)]\s|[A-Z][\w ,/&()-]{1,60}:))"  # a list, or a label
+)
 _ABBREVIATION = re.compile(r"\b(?:dr|mr|mrs|vs|approx|no|st|fig|i\.e|e\.g|cf)\.$", re.IGNORECASE)
 
 
@@ -88,6 +91,11 @@ class Cues:
         left = max((stop for _, stop in ends if stop <= start), default=0)
         right = min((begin for begin, _ in ends if begin >= end), default=len(sentence))
         return left, right
+
+    def clauses(self, sentence: str) -> list[tuple[int, int]]:
+        """Spans of the clauses of ``sentence``."""
+        ends = [0, *(at for found in self._end.finditer(sentence) for at in found.span()), len(sentence)]
+        return list(zip(ends[::2], ends[1::2], strict=True))
 
 
 @lru_cache

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,6 +12,7 @@ import numpy as np
 
 from medvl_core.radiograph import SimulatedRadiograph
 from medvl_core.readers import FileSource
+from medvl_core.report_sections import split_report
 from medvl_core.study import ImageSource, Report, Shared, Study
 from medvl_core.tables import need_columns, number_or_text, read_label, read_table
 
@@ -23,7 +23,6 @@ __all__ = ["FolderDataset"]
 
 logger = logging.getLogger(__name__)
 SPLITS = ("train", "validation", "test")
-_SECTION = re.compile(r"^\s*(findings?|impressions?)\s*:", re.IGNORECASE | re.MULTILINE)
 
 
 class FolderDataset:
@@ -37,7 +36,7 @@ class FolderDataset:
         root: Folder that relative paths start from. ``None``: the table's own.
         ct_column: Column of CT paths; blank where a study has none.
         cxr_column: Column of radiograph paths; blank where a study has none.
-        report_column: Column of whole reports; ``FINDINGS:`` and ``IMPRESSION:`` headings split them.
+        report_column: Column of whole reports, cut by ``medvl_core.report_sections.split_report``.
         findings_column: Column of findings, used where there is no whole report.
         impression_column: Column of impressions, likewise.
         label_columns: Column or columns with 1, 0 or blank (unknown).
@@ -156,9 +155,8 @@ class FolderDataset:
     def _row_report(self, row: Mapping[str, str]) -> Report | None:
         whole, findings, impression = (row.get(name, "") for name in self._texts)
         if whole:
-            parts = _SECTION.split(whole)
-            sections = {name[0].lower(): text.strip() for name, text in zip(parts[1::2], parts[2::2], strict=True)}
-            return Report(sections.get("f", parts[0].strip()), sections.get("i", ""))
+            report = split_report(whole)
+            return report if report.findings or report.impression else None
         return Report(findings, impression) if findings or impression else None
 
     def _check_unique(self, numbers: list[int]) -> None:

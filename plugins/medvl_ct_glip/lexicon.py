@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from functools import lru_cache
@@ -16,6 +16,8 @@ from medvl_ct_glip.region_sets import region_set
 __all__ = ["FindingRule", "Lexicon", "load_lexicon"]
 
 _FOLDER = Path(__file__).parent / "report_rules"
+_BREAK = re.compile(r",|\band\b")
+_LEVEL = re.compile(r"\b[CTL]\d{1,2}\b", re.IGNORECASE)
 _SIDE = re.compile(r"\b(right|left|bilateral|both)\b|\b(bi)(?=basilar|basal|apical)", re.IGNORECASE)
 
 
@@ -26,8 +28,9 @@ class FindingRule:
     Args:
         name: What it is called in texts.
         organs: Organs it is in; none for findings outside every region.
-        needs: Organs of which one must be named in the same clause.
-        excludes: Organs that must not be.
+        needs: Organs of which one must be named where it is.
+        excludes: Organs that must not be, unless one of ``kin`` is.
+        kin: Its organs and those that mean them too.
         pattern: Its mentions.
     """
 
@@ -35,7 +38,14 @@ class FindingRule:
     organs: tuple[str, ...]
     needs: tuple[str, ...]
     excludes: tuple[str, ...]
+    kin: frozenset[str]
     pattern: re.Pattern[str]
+
+    def fits(self, named: Set[str]) -> bool:
+        """Whether it can be meant where the organs ``named`` are named."""
+        if self.needs:
+            return not named.isdisjoint(self.needs)
+        return not named.isdisjoint(self.kin) or named.isdisjoint(self.excludes)
 
 
 @dataclass(frozen=True)
@@ -45,22 +55,31 @@ class Lexicon:
     Args:
         organs: Organ → its mentions.
         regions: Organ → region names, of TotalSegmentator's versions 1 and 2.
+        kin: Organ → the organs that mean it too (pleura and airways for the lungs).
         findings: The findings.
         places: Part of a lung (``lung_upper_lobe``) → its mentions.
+        part: Sides that do not hold all of a finding ("more on the right").
+        near: Organs that a finding is only close to.
         normal: Words that call an organ normal.
+        abnormal: Words that forbid to call an organ normal.
         cues: Negation, doubt, history.
     """
 
     organs: dict[str, re.Pattern[str]]
     regions: dict[str, tuple[str, ...]]
+    kin: dict[str, frozenset[str]]
     findings: tuple[FindingRule, ...]
     places: dict[str, re.Pattern[str]]
+    part: re.Pattern[str]
+    near: re.Pattern[str]
     normal: re.Pattern[str]
+    abnormal: re.Pattern[str]
     cues: Cues
 
     def located(self, organ: str, clause: str) -> Iterator[str]:
-        """The regions of ``organ`` that ``clause`` speaks of: by lobe and side where it names them, else all."""
+        """The regions of ``organ`` that ``clause`` speaks of: by lobe, vertebra or side if it names one, else all."""
         regions = self.regions[organ]
+        clause = self.part.sub("", self._own(organ, clause))
         sides = {side for found in _SIDE.finditer(clause) for side in _sides(found)}
         parts = [
             f"{part}_{side}"
@@ -68,16 +87,34 @@ class Lexicon:
             for found in pattern.finditer(clause)
             for side in _side_of(clause, found, sides)
         ]
-        lobes = [region for region in regions if region in parts]
-        yield from lobes or (
-            region
-            for region in regions
-            if not sides or not region.endswith(("_left", "_right")) or region.endswith(tuple(f"_{s}" for s in sides))
-        )
+        parts += [f"vertebrae_{level.upper()}" for level in _LEVEL.findall(clause)]
+        named = [region for region in regions if region in parts]
+        yield from named or (region for region in regions if not sides or _on(region, sides))
 
-    def names(self, organ: str, text: str) -> bool:
-        """Whether ``text`` names ``organ``."""
-        return self.organs[organ].search(text) is not None
+    def named(self, text: str) -> frozenset[str]:
+        """The organs that ``text`` names as the place of something."""
+        text = self.near.sub("", text)
+        return frozenset(organ for organ, pattern in self.organs.items() if pattern.search(text))
+
+    def sided(self, text: str) -> bool:
+        """Whether ``text`` says on which side or in which lobe."""
+        return any(pattern.search(text) for pattern in (_SIDE, *self.places.values()))
+
+    def _own(self, organ: str, clause: str) -> str:
+        """``clause`` without the items that are about other organs alone."""
+        items, begin = [], 0
+        for end in [*(found.start() for found in _BREAK.finditer(clause)), len(clause)]:
+            if end == len(clause) or self.named(clause[begin:end]):
+                items.append(clause[begin:end])
+                begin = end
+        own = [item for item in items if not (named := self.named(item)) or named & self.kin[organ]]
+        return "".join(own) or clause
+
+
+def _on(region: str, sides: Set[str]) -> bool:
+    """Whether ``region`` is on one of ``sides`` or on none."""
+    side = re.search(r"_(left|right)(?:_\d+)?$", region)
+    return side is None or side[1] in sides
 
 
 def _sides(found: re.Match[str]) -> tuple[str, ...]:
@@ -100,7 +137,7 @@ def _side_of(clause: str, place: re.Match[str], sides: set[str]) -> tuple[str, .
 
 @lru_cache
 def load_lexicon(folder: str | Path = _FOLDER, cues: str | Path | None = None) -> Lexicon:
-    """Read ``organs.csv``, ``findings.csv``, ``places.csv`` and ``normal.csv``.
+    """Read ``organs.csv``, ``findings.csv``, ``places.csv``, ``normal.csv`` and ``abnormal.csv``.
 
     Args:
         folder: Where they are; medvl's own without one.
@@ -112,26 +149,49 @@ def load_lexicon(folder: str | Path = _FOLDER, cues: str | Path | None = None) -
     """
     folder = Path(folder)
     known = dict.fromkeys(name for title in ("ts_v2_117", "ts_v1_104") for name in region_set(title).names)
-    organs, regions, findings = {}, {}, []
-    for where, row in _rows(folder / "organs.csv", ("organ", "pattern", "regions")):
+    organs, regions, nouns, groups = {}, {}, {}, {}
+    for where, row in _rows(folder / "organs.csv", ("organ", "adjective", "group", "pattern", "regions")):
         organs[row["organ"]] = _pattern(where, row["pattern"])
+        nouns[row["organ"]], groups[row["organ"]] = row["adjective"], row["group"]
         globs = [part for part in row["regions"].split(";") if part]
         regions[row["organ"]] = tuple(name for name in known if any(fnmatch(name, glob) for glob in globs))
         if lost := [glob for glob in globs if not any(fnmatch(name, glob) for name in known)]:
             raise ValueError(f"{where}: {lost} match no region name")
-    for where, row in _rows(folder / "findings.csv", ("finding", "organs", "needs", "pattern")):
-        own, needs = ([part for part in row[key].split(";") if part] for key in ("organs", "needs"))
-        if lost := [part for part in (*own, *needs) if part.lstrip("!") not in organs]:
-            raise ValueError(f"{where}: {lost} are no organs of organs.csv")
-        wanted = tuple(part for part in needs if not part.startswith("!"))
-        barred = tuple(part[1:] for part in needs if part.startswith("!"))
-        findings.append(FindingRule(row["finding"], tuple(own), wanted, barred, _pattern(where, row["pattern"])))
+    kin = {
+        organ: frozenset(o for o in groups if o == organ or groups[o] == groups[organ] == "lung") for organ in groups
+    }
+    findings = [
+        rule
+        for where, row in _rows(folder / "findings.csv", ("finding", "organs", "needs", "pattern"))
+        for rule in _findings(where, row, nouns, groups, kin)
+    ]
     places = {
         row["part"]: _pattern(where, row["pattern"]) for where, row in _rows(folder / "places.csv", ("part", "pattern"))
     }
-    normal = "|".join(row["pattern"] for _, row in _rows(folder / "normal.csv", ("pattern",)))
+    part, near = places.pop("part"), places.pop("near")
+    normal, abnormal = (
+        _pattern(name, "|".join(row["pattern"] for _, row in _rows(folder / name, ("pattern",))))
+        for name in ("normal.csv", "abnormal.csv")
+    )
     own_cues = load_cues() if cues is None else load_cues(cues)
-    return Lexicon(organs, regions, tuple(findings), places, _pattern("normal.csv", normal), own_cues)
+    return Lexicon(organs, regions, kin, tuple(findings), places, part, near, normal, abnormal, own_cues)
+
+
+def _findings(
+    where: str, row: dict[str, str], nouns: dict[str, str], groups: dict[str, str], kin: dict[str, frozenset[str]]
+) -> Iterator[FindingRule]:
+    """The rule of a row; one for each of its organs where the finding has ``{}`` for the organ's adjective."""
+    organs, needs = ([part for part in row[key].split(";") if part] for key in ("organs", "needs"))
+    barred = [part[1:] for part in needs if part.startswith("!")]
+    wanted = tuple(part for part in needs if not part.startswith("!"))
+    if lost := [part for part in (*organs, *wanted, *barred) if part not in (*groups, *groups.values())]:
+        raise ValueError(f"{where}: {lost} are no organs of organs.csv")
+    pattern = _pattern(where, row["pattern"])
+    for own in [(organ,) for organ in organs] if "{}" in row["finding"] else [tuple(organs)]:
+        excludes = tuple(organ for organ in groups if organ in barred or groups[organ] in barred)
+        akin = frozenset[str]().union(*(kin[organ] for organ in own))
+        name = row["finding"].format(*(nouns[organ] for organ in own))
+        yield FindingRule(name, own, own if "{}" in row["finding"] else wanted, excludes, akin, pattern)
 
 
 def _rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, dict[str, str]]]:

@@ -11,7 +11,7 @@ from medvl_core.region_texts import spoken
 from medvl_core.regions import RegionText
 from medvl_core.study import Study
 from medvl_ct_glip.lexicon import load_lexicon
-from medvl_ct_glip.report_findings import Extractor, RuleExtractor, check_mentions, status_of
+from medvl_ct_glip.report_findings import Extractor, RuleExtractor, check_mentions, status_of, unread
 
 __all__ = ["OrganFindings"]
 
@@ -21,9 +21,10 @@ class OrganFindings:
 
     Args:
         unmentioned: ``"skip"`` gives no text for regions that the report does not mention, ``"normal"`` calls them
-            normal, as radiologists mean it when a report is complete.
+            normal, as radiologists mean it when a report is complete; but not those of which it says something that no
+            rule understands, or what they once had.
         normal: Sentence of a normal region; ``{}`` is its name.
-        rules: Folder with a lexicon of your own (``organs.csv``, ``findings.csv``, ``places.csv``, ``normal.csv``).
+        rules: Folder with a lexicon of your own with the files of ``report_rules``.
         cues: CSV with your own rules of negation.
         extract: Reads reports in place of the rules, e.g. a language model: ``Report`` → list of ``Mention``. Every one
             must lie in the report, else ``ExtractionError``.
@@ -61,10 +62,12 @@ class OrganFindings:
         """
         if study.report is None or not (study.report.findings.strip() or study.report.impression.strip()):
             raise ValueError(f"{study.study_id}: has no report text; drop the study or give it a report")
-        found = status_of(check_mentions(study.report, self.extract(study.report)))
+        mentions = check_mentions(study.report, self.extract(study.report))
+        found, closed = status_of(mentions), unread(mentions)
         texts = {}
         for region in study.region_names.values():
-            text = found.get(region, RegionText("", "normal") if self.unmentioned == "normal" else None)
+            filled = self.unmentioned == "normal" and region not in closed
+            text = found.get(region, RegionText("", "normal") if filled else None)
             if text is not None:
                 texts[region] = text if text.text else RegionText(self.normal.format(spoken(region)), text.status)
         return texts

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Literal
 
 from medvl_core.regions import RegionText
@@ -12,12 +13,13 @@ from medvl_core.report_rules import sentences
 from medvl_core.study import Report
 from medvl_ct_glip.lexicon import FindingRule, Lexicon, load_lexicon
 
-__all__ = ["Extractor", "ExtractionError", "Mention", "RuleExtractor", "check_mentions", "report_sections", "status_of"]
+__all__ = ["Extractor", "ExtractionError", "Mention", "RuleExtractor", "check_mentions", "status_of", "unread"]
 
-MentionStatus = Literal["present", "absent", "uncertain", "history", "normal"]
-_STATUSES = ("present", "absent", "uncertain", "history", "normal")
+MentionStatus = Literal["present", "absent", "uncertain", "history", "normal", "unclear"]
+_STATUSES = ("present", "absent", "uncertain", "history", "normal", "unclear")
 _SECTIONS = ("findings", "impression")
-_HEADING = re.compile(r"^[ \t]*([A-Za-z][A-Za-z /&-]{2,40}?)[ \t]*:", re.MULTILINE)
+_LABEL = re.compile(r"\s*(?:[-*•]\s*|\d+[.)]\s*)?([A-Za-z][\w ,/&()-]{1,60}?)\s*:")
+_BREAK = re.compile(r",|\band\b")
 
 
 class ExtractionError(ValueError):
@@ -29,8 +31,8 @@ class Mention:
     """One statement of a report.
 
     Args:
-        finding: Name of the finding; blank for a statement that an organ is normal.
-        status: What is said about it.
+        finding: Name of the finding; blank for a statement that an organ is normal, or that no rule understands.
+        status: What is said about it; ``"unclear"``: something that sounds abnormal.
         regions: Regions it is about; none for findings outside every region.
         section: ``"findings"`` or ``"impression"``.
         start: Where it begins in the section's text.
@@ -47,6 +49,7 @@ class Mention:
     cue: tuple[int, int] | None = None
 
 
+Span = tuple[int, int]
 Extractor = Callable[[Report], list[Mention]]
 """Anything that reads a report: rules, or a language model. What it gives is checked by ``check_mentions``."""
 
@@ -65,45 +68,103 @@ class RuleExtractor:
         """The mentions, in the order of the text."""
         mentions = []
         for section in _SECTIONS:
-            text = getattr(report, section)
+            text, label, last = getattr(report, section), "", 0
             for start, end in sentences(text):
-                found = list(self._sentence(text[start:end]))
-                mentions += [_shifted(mention, section, start) for mention in found]
+                if "\n\n" in text[last:start]:
+                    label = ""
+                if found := _LABEL.match(text, start, end):
+                    label = label if found[1].lower() in ("left", "right") else found[1]
+                last = end
+                mentions += [_shifted(mention, section, start) for mention in self._sentence(text[start:end], label)]
         return mentions
 
-    def _sentence(self, text: str) -> Iterator[Mention]:
+    def _sentence(self, text: str, label: str) -> Iterator[Mention]:
         spans = [found.span() for rule in self.lexicon.findings for found in rule.pattern.finditer(text)]
-        found = [mention for rule in self.lexicon.findings for mention in self._findings(rule, text, spans)]
+        found = [mention for rule in self.lexicon.findings for mention in self._findings(rule, text, spans, label)]
         kept = [m for m in found if not any(_inside(m, other) for other in found)]
-        yield from sorted({(m.finding, m.start): m for m in kept}.values(), key=lambda m: m.start)
+        kept += self._unclear(text, kept, label)
+        yield from sorted({(m.finding, m.start, m.regions): m for m in kept}.values(), key=lambda m: m.start)
         yield from self._normal(text, kept)
 
-    def _findings(self, rule: FindingRule, text: str, spans: Sequence[tuple[int, int]]) -> Iterator[Mention]:
+    def _findings(self, rule: FindingRule, text: str, spans: Sequence[Span], label: str) -> Iterator[Mention]:
         for found in rule.pattern.finditer(text):
-            left, right = self.lexicon.cues.clause(text, *found.span())
-            clause = text[left:right]
-            if rule.needs and not self._named(rule, clause, _item(text, left, right, found.start())):
-                continue
-            if any(self.lexicon.names(organ, clause) for organ in rule.excludes):
-                continue
-            verdict = self.lexicon.cues.verdict(text, *found.span())
-            place = _place(text, left, right, found.span(), spans)
-            regions = tuple(region for organ in rule.organs for region in self.lexicon.located(organ, place))
-            yield Mention(rule.name, verdict.status, regions, "", *found.span(), verdict.cue)
+            named, near, place = self._where(text, found.span(), spans, label, not rule.needs)
+            if rule.fits(named):
+                inherits = rule.needs or (label and near.rstrip().endswith(label))
+                place = f"{near}, {place}" if inherits and not self.lexicon.sided(place) else place
+                verdict = self.lexicon.cues.verdict(text, *found.span())
+                regions = tuple(region for organ in rule.organs for region in self.lexicon.located(organ, place))
+                yield Mention(rule.name, verdict.status, regions, "", *found.span(), verdict.cue)
 
-    def _named(self, rule: FindingRule, clause: str, item: str) -> bool:
-        """Whether the clause names an organ the rule needs; in a list, an organ in the mention's own item decides."""
-        own = [organ for organ in self.lexicon.organs if self.lexicon.names(organ, item)]
-        return (
-            any(organ in rule.needs for organ in own) if own else any(self.lexicon.names(o, clause) for o in rule.needs)
+    def _unclear(self, text: str, found: Sequence[Mention], label: str) -> list[Mention]:
+        """Words that sound abnormal, are not denied and in no finding, with the organs they are said of."""
+        mentions = []
+        for word in self.lexicon.abnormal.finditer(text):
+            read = any(word.start() < m.end and m.start < word.end() for m in found)
+            verdict = self.lexicon.cues.verdict(text, *word.span())
+            own = verdict.cue and word.start() <= verdict.cue[0] < word.end()  # "not seen" is no denial of itself
+            if read or (verdict.status in ("absent", "history") and not own):
+                continue
+            named, near, place = self._where(text, word.span(), [(m.start, m.end) for m in found], label, False)
+            place = place if self.lexicon.sided(place) else f"{near}, {place}"
+            regions = tuple(region for organ in sorted(named) for region in self.lexicon.located(organ, place))
+            if regions:
+                mentions.append(Mention("", "unclear", regions, "", *word.span()))
+        return mentions
+
+    def _where(
+        self, text: str, span: Span, spans: Sequence[Span], label: str, free: bool
+    ) -> tuple[frozenset[str], str, str]:
+        """The organs that ``span`` is said of, the words that name them, and the words of its own place.
+
+        They are in its own place; else in the items of its clause before it, the nearest first; then behind it; then in
+        the clauses before; then in the label ("Kidneys:") of the sentence. ``free``: not where another finding is.
+        """
+        left, right = self.lexicon.cues.clause(text, *span)
+        place = self._place(text, left, right, span, spans)
+        marks = [left, *(left + found.start() for found in _BREAK.finditer(text[left:right])), right]
+        items = list(pairwise(marks))
+        parts = [*(i for i in reversed(items) if i[0] <= span[0]), *(i for i in items if i[0] > span[0])]
+        parts += reversed([clause for clause in self.lexicon.cues.clauses(text) if clause[1] <= left])
+        taken = [start for start, _ in spans] if free else []
+        words = [text[a:b] for a, b in parts if not any(a <= start < b for start in taken)]
+        for part in (place, *words, label):
+            if named := self.lexicon.named(part):
+                return named, "" if part is place else part, place
+        return frozenset(), "", place
+
+    def _place(self, text: str, left: int, right: int, own: Span, spans: Sequence[Span]) -> str:
+        """The part of ``text[left:right]`` that says where ``own`` is.
+
+        In a list, the items behind a finding up to the next finding are its own, those before the first finding too;
+        but not from an organ on that is called normal, or abnormal in other words.
+        """
+        before = [stop for _, stop in spans if left <= stop <= own[0]]
+        after = [start for start, _ in spans if own[1] <= start < right]
+        breaks = [left + found.start() for found in _BREAK.finditer(text[left:right])]
+        begin = max((at for at in breaks if max(before) <= at <= own[0]), default=max(before)) if before else left
+        end = max((at for at in breaks if own[1] <= at <= min(after)), default=min(after)) if after else right
+        marks = [begin, *(at for at in breaks if begin < at < end), end]
+        for one, two in pairwise(marks):
+            item = text[one:two]
+            if (two <= own[0] or own[1] <= one) and self._judged(item):
+                begin, end = (two, end) if two <= own[0] else (begin, min(end, one))
+        return text[begin:end]
+
+    def _judged(self, item: str) -> bool:
+        """Whether ``item`` names an organ and says how it is."""
+        return bool(
+            (self.lexicon.normal.search(item) or self.lexicon.abnormal.search(item)) and self.lexicon.named(item)
         )
 
     def _normal(self, text: str, findings: list[Mention]) -> Iterator[Mention]:
-        """Statements that an organ is normal: in the whole sentence when it states no finding, else in the clause."""
-        stated = [m for m in findings if m.status in ("present", "uncertain")]
+        """Statements that an organ is normal: in its clause; in the whole sentence when that tells of no finding."""
+        stated = [m for m in findings if m.status in ("present", "uncertain", "unclear")]
         for organ, pattern in self.lexicon.organs.items():
             for found in pattern.finditer(text):
-                left, right = self.lexicon.cues.clause(text, *found.span()) if stated else (0, len(text))
+                own = self.lexicon.cues.clause(text, *found.span())
+                denied = any(own[0] <= m.start < own[1] for m in findings)
+                left, right = own if stated or denied else (0, len(text))
                 word = self.lexicon.normal.search(text, left, right)
                 if word is None or any(left <= m.start < right for m in stated):
                     continue
@@ -112,45 +173,45 @@ class RuleExtractor:
                     and self.lexicon.cues.verdict(text, *word.span()).status != "present"
                 ):
                     continue
-                regions = tuple(self.lexicon.located(organ, text[left:right]))
+                regions = tuple(self.lexicon.located(organ, text[slice(*own)]))
                 if regions:
                     yield Mention("", "normal", regions, "", *found.span(), word.span())
                     break
 
 
-def report_sections(text: str) -> Report:
-    """Findings and impression of a whole report with headings (``FINDINGS:``); without one, all is findings."""
-    parts = _HEADING.split(text)
-    found = {"findings": "", "impression": ""}
-    for heading, body in zip(parts[1::2], parts[2::2], strict=True):
-        name = heading.strip().lower().removesuffix("s")
-        section = {"finding": "findings", "impression": "impression", "conclusion": "impression"}.get(name)
-        if section:
-            found[section] = f"{found[section]}\n\n{body.strip()}".strip()
-    return Report(**found) if any(found.values()) else Report(findings=text.strip())
-
-
 def status_of(mentions: list[Mention]) -> dict[str, RegionText]:
     """Region → what is said about it: findings joined by commas, abnormal before uncertain before normal.
 
-    A region is normal when it is called so, or when all that is said is what it does not have. History is left out.
+    A region is normal when it is called so and nothing unclear is said of it. That one thing is not there ("no cyst")
+    does not make it normal. History is left out.
     """
-    by_region: dict[str, dict[str, dict[str, None]]] = {}
-    for mention in mentions:
-        kind = {"present": "abnormal", "uncertain": "uncertain", "normal": "normal", "absent": "normal"}.get(
-            mention.status
-        )
-        for region in mention.regions if kind else ():
-            by_region.setdefault(region, {}).setdefault(str(kind), {})[mention.finding] = None
     texts = {}
-    for region, kinds in by_region.items():
-        if "abnormal" in kinds:
-            texts[region] = RegionText(", ".join(kinds["abnormal"]), "abnormal")
-        elif "uncertain" in kinds:
-            texts[region] = RegionText("possible " + ", ".join(kinds["uncertain"]), "uncertain")
-        else:
+    for region, statuses in _by_region(mentions).items():
+        if found := statuses.get("present"):
+            texts[region] = RegionText(", ".join(found), "abnormal")
+        elif found := statuses.get("uncertain"):
+            texts[region] = RegionText("possible " + ", ".join(found), "uncertain")
+        elif "normal" in statuses and "unclear" not in statuses:
             texts[region] = RegionText("", "normal")
     return texts
+
+
+def unread(mentions: list[Mention]) -> set[str]:
+    """Regions that silence does not make normal: something unclear is said of them, or what they once had."""
+    return {
+        region
+        for region, statuses in _by_region(mentions).items()
+        if "unclear" in statuses or ("history" in statuses and "normal" not in statuses)
+    }
+
+
+def _by_region(mentions: list[Mention]) -> dict[str, dict[str, dict[str, None]]]:
+    """Region → status → findings, in the order of the text."""
+    found: dict[str, dict[str, dict[str, None]]] = {}
+    for mention in mentions:
+        for region in mention.regions:
+            found.setdefault(region, {}).setdefault(mention.status, {})[mention.finding] = None
+    return found
 
 
 def check_mentions(report: Report, mentions: list[Mention]) -> list[Mention]:
@@ -167,27 +228,6 @@ def check_mentions(report: Report, mentions: list[Mention]) -> list[Mention]:
                 f"is not in the report ({length} characters); status is one of {', '.join(_STATUSES)}"
             )
     return mentions
-
-
-def _place(text: str, left: int, right: int, own: tuple[int, int], spans: Sequence[tuple[int, int]]) -> str:
-    """The part of ``text[left:right]`` that says where ``own`` is.
-
-    In a list, the items behind a finding up to the next finding are its own, those before the first finding too.
-    """
-    before = [stop for _, stop in spans if left <= stop <= own[0]]
-    after = [start for start, _ in spans if own[1] <= start < right]
-    breaks = [left + found.start() for found in re.finditer(r",|\band\b", text[left:right])]
-    begin = max((at for at in breaks if max(before) <= at <= own[0]), default=max(before)) if before else left
-    end = max((at for at in breaks if own[1] <= at <= min(after)), default=min(after)) if after else right
-    return text[begin:end]
-
-
-def _item(text: str, left: int, right: int, at: int) -> str:
-    """The part of ``text[left:right]`` around ``at`` between commas and "and"."""
-    breaks = [found.span() for found in re.finditer(r",|\band\b", text[left:right])]
-    begin = max((left + stop for _, stop in breaks if left + stop <= at), default=left)
-    end = min((left + start for start, _ in breaks if left + start > at), default=right)
-    return text[begin:end]
 
 
 def _inside(one: Mention, other: Mention) -> bool:

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from medvl_core.files import write_text
+from medvl_core.report_sections import split_report
 from medvl_core.study import Report, Study
 from medvl_ct_glip.organ_findings import OrganFindings
 from medvl_ct_glip.region_sets import region_set
-from medvl_ct_glip.report_findings import Mention, check_mentions, report_sections
+from medvl_ct_glip.report_findings import Mention, check_mentions
 
 __all__ = ["spot_check"]
 
@@ -105,7 +106,7 @@ def _files(folder: Path, number: int) -> list[Study]:
     if not files:
         raise SystemExit(f"{folder}: no .txt files; give a folder with one report per file")
     names = region_set("ts_v2_117").by_id
-    texts = {path.stem: report_sections(path.read_text(encoding="utf-8")) for path in files}
+    texts = {path.stem: split_report(path.read_text(encoding="utf-8")) for path in files}
     return [
         Study(study_id=name, subject_id=name, scan_id=name, images={}, region_names=names, report=report)
         for name, report in texts.items()

@@ -38,6 +38,11 @@ def verdict(text, mention):
         ("If there is concern for fracture, obtain views.", "fracture", "history", "If there is concern for"),
         ("Neither effusion nor nodule.", "nodule", "absent", "nor"),
         ("Clear of effusion; nodule on the left.", "nodule", "present", None),
+        ("Pleural effusion: none.", "effusion", "absent", "none"),
+        ("No effusion while a nodule is seen.", "nodule", "present", None),
+        ("No effusion, whereas a nodule is seen.", "nodule", "present", None),
+        ("CT from 2019 showed a nodule.", "nodule", "history", "CT from 2019 showed"),
+        ("A prior chest CT demonstrated a nodule.", "nodule", "history", "prior chest CT demonstrated"),
     ],
 )
 def test_scope(text, mention, status, cue):
@@ -50,6 +55,17 @@ def test_clause_ends_where_scope_does():
     assert text[start:end].strip() == "a nodule"
 
 
+def test_clauses_cover_the_sentence():
+    text = "No effusion, but a nodule; heart normal."
+    assert [text[start:end].strip() for start, end in CUES.clauses(text)] == [
+        "No effusion,",
+        "a nodule",
+        "heart normal.",
+    ]
+    left = "Left: stone. Liver: cyst"
+    assert [left[start:end] for start, end in CUES.clauses(left)] == ["Left: stone. Liver", " cyst"]
+
+
 @pytest.mark.parametrize(
     ("text", "parts"),
     [
@@ -57,6 +73,7 @@ def test_clause_ends_where_scope_does():
         ("A nodule of 1.5 cm is seen. No mass.", ["A nodule of 1.5 cm is seen.", "No mass."]),
         ("Seen by Dr. Smith. Done.", ["Seen by Dr. Smith.", "Done."]),
         ("limits.Minimal change.", ["limits.", "Minimal change."]),
+        ("Liver: cyst\nSpleen: normal\n- a nodule", ["Liver: cyst", "Spleen: normal", "- a nodule"]),
         ("first line\ngoes on\n\nsecond", ["first line\ngoes on", "second"]),
         ("", []),
         ("  . ", ["."]),

@@ -1,4 +1,5 @@
 import math
+import shutil
 
 import nibabel as nib
 import numpy as np
@@ -111,10 +112,20 @@ def test_whole_reports_are_split_at_their_headings(folder):
         'a1,a,ct0.nii.gz,"INDICATION: cough\nFINDINGS: Two lines.\nClear.\nIMPRESSION: Normal."',
         "b1,b,ct1.nii.gz,No heading here.",
         "c1,c,ct2.nii.gz,impression: Only this.",
+        'd1,d,ct0b.nii.gz,"INDICATION: Known emphysema.\nIMPRESSION: Normal."',
+        "e1,e,ct1b.nii.gz,INDICATION: cough",
     ]
+    for old, new in (("ct0", "ct0b"), ("ct1", "ct1b")):
+        shutil.copy(folder / f"{old}.nii.gz", folder / f"{new}.nii.gz")
     data = FolderDataset(table(folder, rows, "study,subject,ct,report"), shares=(1.0, 0.0, 0.0))
-    texts = [(s.report.findings, s.report.impression) for s in data.studies("train")]
-    assert texts == [("Two lines.\nClear.", "Normal."), ("No heading here.", ""), ("", "Only this.")]
+    *texts, none = [s.report for s in data.studies("train")]
+    assert [(report.findings, report.impression) for report in texts] == [
+        ("Two lines.\nClear.", "Normal."),
+        ("No heading here.", ""),
+        ("", "Only this."),
+        ("", "Normal."),
+    ]
+    assert none is None
 
 
 def test_patients_are_split_by_seed_and_never_shared(folder):

@@ -18,7 +18,6 @@ from medvl_ct_glip.report_findings import (
     Mention,
     RuleExtractor,
     check_mentions,
-    report_sections,
     status_of,
 )
 
@@ -82,7 +81,7 @@ def test_organs_of_a_list_do_not_mix():
         ("Possible liver cyst.", "liver", ("possible liver cyst", "uncertain")),
         ("The liver is unremarkable.", "liver", ("no evident abnormality in liver", "normal")),
         ("The liver is not normal.", "liver", None),
-        ("No hepatic cyst.", "liver", ("no evident abnormality in liver", "normal")),
+        ("No hepatic cyst.", "liver", None),
         ("History of pneumonia.", "lung_lower_lobe_left", None),
         ("Fatty liver with two hepatic cysts.", "liver", ("fatty liver, liver cyst", "abnormal")),
         ("Possible liver cyst. Fatty liver.", "liver", ("fatty liver", "abnormal")),
@@ -110,6 +109,112 @@ def test_every_mention_points_at_its_words():
     }
     cues = {getattr(report, m.section)[slice(*m.cue)] for m in mentions}
     assert cues == {"normal", "No", "Possible"}
+
+
+def read(text, unmentioned="skip"):
+    """Region → its finding, or "normal"."""
+    found = OrganFindings(unmentioned=unmentioned).region_texts(study(text))
+    return {region: "normal" if said.status == "normal" else said.text for region, said in found.items()}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("4 cm mass in the sigmoid colon.", {"colon": "colon mass"}),
+        ("Gastric carcinoma.", {"stomach": "gastric tumor"}),
+        ("Bladder mass.", {"urinary_bladder": "bladder mass"}),
+        ("Right adnexal mass.", {}),
+        ("Known breast carcinoma.", {}),
+        ("Peritoneal nodules.", {}),
+        ("Periportal edema.", {}),
+        ("Bowel wall edema.", {"small_bowel": "bowel wall thickening", "colon": "bowel wall thickening"}),
+        ("Fatty infiltration of the pancreas.", {"pancreas": "fatty pancreas"}),
+        ("Opacification of the portal vein.", {}),
+        ("Cortical scarring of the left kidney.", {"kidney_left": "kidney scarring"}),
+        ("Small knee joint effusion.", {}),
+        ("Hepatic congestion.", {}),
+        ("Emphysematous cholecystitis.", {"gallbladder": "cholecystitis"}),
+        ("Mediastinal mass.", {}),
+        ("Hepatic flexure mass.", {"colon": "colon mass"}),
+        ("No mass in the abdomen.", {}),
+        ("Liver: No mass.", {}),
+        ("Calcified lymph nodes near the liver.", {}),
+        ("The liver is normal, nodule in the right upper lobe.", {"lung_upper_lobe_right": "lung nodule"}),
+    ],
+)
+def test_words_of_lung_findings_said_of_other_organs_are_not_of_the_lungs(text, expected):
+    found = read(text)
+    assert {region: said for region, said in found.items() if said != "normal"} == expected
+    assert not any(found.get(lobe) == "normal" for lobe in LOBES)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Liver: 2 cm cyst.", {"liver": "liver cyst"}),
+        ("Kidneys: 5 mm stone on the right.", {"kidney_right": "kidney stone"}),
+        ("Kidneys: Left: 5 mm stone. Right: normal.", {"kidney_left": "kidney stone"}),
+        ("Right kidney: 2 cm cyst.", {"kidney_right": "kidney cyst"}),
+        ("Gallbladder: Multiple stones.", {"gallbladder": "gallstone"}),
+        ("Spleen: Enlarged.", {"spleen": "splenomegaly"}),
+        ("Aorta: Calcified plaques.", {"aorta": "arterial wall calcification"}),
+        ("Right upper lobe: 5 mm nodule.", {"lung_upper_lobe_right": "lung nodule"}),
+        ("Liver: Normal in size. 1 cm hypodensity.", {"liver": "liver lesion"}),
+        ("Liver: 2 cm cyst\nSpleen: Normal", {"liver": "liver cyst", "spleen": "normal"}),
+        ("Liver: Normal\n\n2 cm cyst.", {"liver": "normal"}),
+        ("Mass in the pancreatic head.", {"pancreas": "pancreatic mass"}),
+        ("Left renal mass.", {"kidney_left": "kidney mass"}),
+        ("Splenic lesion.", {"spleen": "splenic lesion"}),
+        ("There is a calculus in the left kidney.", {"kidney_left": "kidney stone"}),
+        ("Stones are seen in the gallbladder.", {"gallbladder": "gallstone"}),
+        ("Cysts in liver and right kidney.", {"liver": "liver cyst", "kidney_right": "kidney cyst"}),
+        ("The pancreas is atrophic.", {"pancreas": "pancreatic atrophy"}),
+        ("Abnormal liver.", {"liver": "liver abnormality"}),
+        ("The liver and spleen are enlarged.", {"liver": "hepatomegaly", "spleen": "splenomegaly"}),
+        (
+            "Left kidney contains a 2 cm cyst while the right kidney is unremarkable.",
+            {"kidney_left": "kidney cyst", "kidney_right": "normal"},
+        ),
+        ("The spleen is unremarkable except for a tiny granuloma.", {"spleen": "splenic granuloma"}),
+        ("Unremarkable except for a tiny splenic granuloma.", {"spleen": "splenic granuloma"}),
+        ("The liver is normal in size; a 5 mm hypodensity.", {"liver": "liver lesion"}),
+        (
+            "Emphysematous changes in the upper lobes, more on the right.",
+            {"lung_upper_lobe_left": "emphysema", "lung_upper_lobe_right": "emphysema"},
+        ),
+        ("CT from 2019 showed liver cyst.", {}),
+        ("Nodule in left adrenal, probably adenoma.", {"adrenal_gland_left": "adrenal mass"}),
+        ("The gallbladder is normally distended.", {"gallbladder": "normal"}),
+        ("Compression fracture of the L1 vertebra.", {"vertebrae_L1": "fracture"}),
+        ("Status post left nephrectomy.", {"kidney_left": "nephrectomy"}),
+        ("No lesion in the liver; the spleen is normal.", {"spleen": "normal"}),
+        ("No rib fracture.", {}),
+        ("History of left pneumonia. No pneumothorax.", {}),
+    ],
+)
+def test_organs_and_sides_are_those_of_the_sentence(text, expected):
+    assert read(text) == expected
+
+
+def test_a_rib_fracture_is_on_its_side_and_in_no_other_bone():
+    assert set(read("Left rib fracture.")) == {f"rib_left_{number}" for number in range(1, 13)}
+
+
+@pytest.mark.parametrize(
+    ("text", "region", "expected"),
+    [
+        ("The pancreas shows a heterogeneous texture.", "pancreas", None),
+        ("The prostate is unremarkable. Heterogeneous enhancement of the prostate.", "prostate", None),
+        ("The liver is not well visualised.", "liver", None),
+        ("CT from 2019 showed liver cyst.", "liver", None),
+        ("CT from 2019 showed liver cyst. The liver is normal.", "liver", "normal"),
+        ("No heterogeneous enhancement of the prostate.", "prostate", "normal"),
+        ("Heterogeneous liver with a 2 cm cyst.", "liver", "liver cyst"),
+        ("No rib fracture.", "rib_left_1", "normal"),
+    ],
+)
+def test_silence_makes_no_organ_normal_of_which_something_unread_is_said(text, region, expected):
+    assert read(text, "normal").get(region) == expected
 
 
 def test_unmentioned_regions_are_left_out_or_called_normal():
@@ -154,7 +259,7 @@ def test_wrong_options_are_refused(options, message):
 
 
 def test_lexicon_of_ones_own(tmp_path):
-    for name in ("organs", "findings", "places", "normal"):
+    for name in ("organs", "findings", "places", "normal", "abnormal"):
         shutil.copy(Path(lexicon.__file__).parent / "report_rules" / f"{name}.csv", tmp_path)
     with (tmp_path / "findings.csv").open("a") as file:
         file.write("liver steatosis,liver,,gentle fat\n")
@@ -171,12 +276,6 @@ def test_lexicon_names_only_known_regions():
     known = {*region_set("ts_v1_104").names, *NAMES.values()}
     assert all(set(regions) <= known for regions in rules.regions.values())
     assert {place.rpartition("_")[0] for place in rules.places} == {"lung_upper", "lung_middle", "lung_lower"}
-
-
-def test_sections_of_a_whole_report():
-    report = report_sections("INDICATION: cough.\nFINDINGS: Clear lungs.\nImpression: Normal.\nNOTE: none")
-    assert report == Report("Clear lungs.", "Normal.")
-    assert report_sections("Clear lungs.") == Report("Clear lungs.", "")
 
 
 def test_status_of_nothing_is_nothing():

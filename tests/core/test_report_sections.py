@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+import pytest
+
+from medvl_core.report_sections import split_report
+from medvl_core.study import Report
+
+
+@pytest.mark.parametrize(
+    ("text", "findings", "impression"),
+    [
+        (
+            "INDICATION: cough.\nFINDINGS: Clear lungs.\nImpression: Normal.\nCOMPARISON: none",
+            "Clear lungs.",
+            "Normal.",
+        ),
+        ("Clear lungs.", "Clear lungs.", ""),
+        ("FINDINGS:\nLiver: 2 cm cyst.\nSpleen: Normal.", "Liver: 2 cm cyst.\nSpleen: Normal.", ""),
+        ("Liver: 2 cm cyst.", "Liver: 2 cm cyst.", ""),
+        (
+            "INDICATION: Known emphysema, rule out fracture.\nIMPRESSION: No acute abnormality.",
+            "",
+            "No acute abnormality.",
+        ),
+        ("CLINICAL HISTORY: pneumonia\nCONCLUSION: normal lungs", "", "normal lungs"),
+        ("HISTORY: x.\n\nTECHNIQUE: y.\n\nThe liver is normal.\n\nIMPRESSION: z.", "The liver is normal.", "z."),
+        ("The liver is normal.\nIMPRESSION: z.", "The liver is normal.", "z."),
+        ("CT ABDOMEN\nEXAM: pancreatitis\nIMPRESSION: z.", "", "z."),
+        ("INDICATION: cough. FINDINGS: Clear. IMPRESSION: Normal.", "Clear.", "Normal."),
+        ("The findings: none of note.", "The findings: none of note.", ""),
+        ("Findings\nClear.\r\nImpression\r\nNormal.", "Clear.", "Normal."),
+        ("FINDINGS (CHEST): One.\nFINDINGS (ABDOMEN): Two.", "One.\n\nTwo.", ""),
+        ("INDICATION: cough", "", ""),
+        ("", "", ""),
+    ],
+)
+def test_only_named_sections_are_headings(text, findings, impression):
+    assert split_report(text) == Report(findings, impression)
