@@ -7,7 +7,7 @@ import io
 import json
 import logging
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,7 +29,7 @@ from medvl_ct_glip.mask_maker import MakeMasks, weights_folder
 from medvl_ct_glip.masks import MaskError, with_regions
 from medvl_ct_glip.region_sets import region_set
 
-__all__ = ["OrganPrediction", "scan_study"]
+__all__ = ["OrganPrediction", "read_thresholds", "scan_study"]
 
 logger = logging.getLogger(__name__)
 
@@ -92,8 +92,7 @@ class OrganPrediction:
         normal: Template with ``{organ}``.
         logit_scale: Inverse temperature.
         min_voxels: Smaller organs are reported as not visible.
-        thresholds: CSV that training left: per abnormality the log odds of the best F1 on its validation scans. Where
-            it has none for an abnormality of this name and organ, nothing is called.
+        thresholds: Of abnormalities by name and organ, from `read_thresholds`; where there is none, nothing is called.
         device: Where the model runs.
     """
 
@@ -109,10 +108,10 @@ class OrganPrediction:
         normal: str = "no evident abnormality in {organ}",
         logit_scale: float = 1 / 0.07,
         min_voxels: int = 50,
-        thresholds: str | Path | None = None,
+        thresholds: Mapping[tuple[str, str], float] | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
-        self.thresholds = _read_thresholds(Path(thresholds)) if thresholds is not None else {}
+        self.thresholds = thresholds or {}
         self.scans, self.volumes, self.study, self.embed_text = scans, volumes, study, embed_text
         self.prompts, self.folder, self.device = list(prompts), Path(folder), device
         self.abnormal, self.normal, self.logit_scale = tuple(abnormal), normal, logit_scale
@@ -197,8 +196,16 @@ class OrganPrediction:
             heat_map(self.folder / "similarity.png", values, shown, names, title, ("organ in the scan", "text"))
 
 
-def _read_thresholds(path: Path) -> dict[tuple[str, str], float]:
-    """Abnormality and organ → log odds; those without a threshold are left out."""
+def read_thresholds(path: str | Path) -> dict[tuple[str, str], float]:
+    """Abnormality and organ → log odds of the best F1 on the validation scans; those without a threshold are left out.
+
+    Args:
+        path: CSV that training on labelled data left; none when there is no such file.
+
+    Raises:
+        ValueError: If it is no such table. The message starts with the file.
+    """
+    path = Path(path)
     if not path.is_file():
         logger.info("%s: not there, so no probability is called high or low; training on labelled data makes it", path)
         return {}
