@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
 import json
+import multiprocessing
 import os
 import re
+import signal
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -150,7 +154,8 @@ def _of_worker(message: str) -> str:
     """Without the traceback of the loader's worker process, which torch puts into the message: what it ends with."""
     if not re.match(r"Caught \w+ in DataLoader worker process", message):
         return message
-    return re.split(r"^[\w.]+: ", message, flags=re.MULTILINE)[-1].rstrip()
+    last = message.rpartition("Traceback (most recent call last):")[2]
+    return re.split(r"^[\w.]+: ", last, maxsplit=1, flags=re.MULTILINE)[-1].rstrip()
 
 
 def _unwrapped(error: BaseException) -> BaseException:
@@ -184,10 +189,12 @@ def exit_code(error: BaseException) -> int:
 
 
 def install_excepthook(environ: Mapping[str, str] = os.environ) -> None:
-    """Shows an uncaught error as one ``ERROR`` paragraph on stderr and ends with its exit code.
+    """Shows an uncaught error as one ``ERROR`` paragraph on stderr and ends with its exit code. Workers end with it.
 
     Call it first in ``initialize``. ``MEDVL_DEBUG=1`` keeps Python's full traceback.
     """
+    import_module("multiprocessing.util")  # its exit is registered before ours, which then comes first
+    atexit.register(_end_workers)
     if environ.get("MEDVL_DEBUG") == "1":
         return
 
@@ -201,3 +208,12 @@ def install_excepthook(environ: Mapping[str, str] = os.environ) -> None:
         raise SystemExit(exit_code(error))
 
     sys.excepthook = show
+
+
+def _end_workers() -> None:
+    """Before multiprocessing asks its children by SIGTERM, which loaders' workers ignore, and waits for them."""
+    if hasattr(signal, "SIGCHLD"):
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler would raise
+    for child in multiprocessing.active_children():
+        if child.daemon:
+            child.kill()

@@ -5,10 +5,8 @@ That is what makes a killed run continue bit for bit, on any number of workers: 
 
 from __future__ import annotations
 
-import atexit
 import ctypes
 import hashlib
-import multiprocessing
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -287,16 +285,6 @@ def modalities(studies: Sequence[Study]) -> tuple[str, ...]:
     """What the studies have: the modalities of their images, and ``"report"`` if any has one."""
     found = dict.fromkeys(modality for study in studies for modality in study.images)
     return (*found, "report") if any(study.report is not None for study in studies) else tuple(found)
-
-
-@atexit.register
-def end_workers() -> None:
-    """At exit, before multiprocessing asks its children by SIGTERM, which workers ignore, and waits for them."""
-    if hasattr(signal, "SIGCHLD"):
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler would raise
-    for child in multiprocessing.active_children():
-        if child.daemon:
-            child.kill()
 
 
 def start_worker(worker: int) -> None:

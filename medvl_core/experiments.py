@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import hashlib
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -23,9 +24,10 @@ def setting(word: str) -> tuple[str, object]:
         raise argparse.ArgumentTypeError(f"{word!r} is no setting; write key=value, e.g. epochs=20")
     for read in (json.loads, ast.literal_eval):
         try:
-            return key, read(text)
-        except (ValueError, SyntaxError):
+            json.dumps(value := read(text))
+        except (ValueError, SyntaxError, TypeError):
             continue
+        return key, value
     return key, text
 
 
@@ -48,18 +50,19 @@ def run_setting(
             folder was made with other settings. The message then starts with the folder.
     """
     record = folder / "settings.json"
-    own = json.dumps({"files": [file.name for file in files], **settings}, indent=1, sort_keys=True)
+    contents = {f"configs/{file.name}": hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+    own = json.dumps({**contents, **settings}, indent=1, sort_keys=True)
+    finished = (folder / result).is_file()
     if record.is_file() and (before := record.read_text(encoding="utf-8")) != own:
-        raise OverrideError(
-            f"{folder}: was made with other settings ({_changes(before, own)}); "
-            f"give another --out, or delete {record} to keep what is there"
-        )
-    if (folder / result).is_file():
+        way = f"to keep it as it is, delete {record}" if finished else "or delete the folder"
+        changes = _changes(before, own)
+        raise OverrideError(f"{folder}: was made with other settings ({changes}); give another --out; {way}")
+    if finished:
         return False
     sys.stderr.write(f"{folder}\n")
     from monai.bundle import ConfigWorkflow
 
-    configs = files[0].parent
+    configs = files[0].resolve().parent
     places = {"bundle_root": configs.parent, "ckpt_dir": folder / "models", "output_dir": folder / "eval"}
     given = {"track": False, "resume": True, **{key: str(path) for key, path in places.items()}, **settings}
     if wrong := unknown_override_keys(files, given):

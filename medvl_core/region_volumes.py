@@ -100,7 +100,7 @@ class RegionVolumes:
                 none of a study's structures is a region. A line per study, which starts with its id; all others are
                 made first.
         """
-        missing = [study for study in studies if not all(path.is_file() for path in self._paths(study))]
+        missing = [study for study in studies if not self._made(study)]
         loader = DataLoader(
             _Making(self, missing), batch_size=None, num_workers=num_workers, worker_init_fn=start_worker
         )
@@ -147,6 +147,12 @@ class RegionVolumes:
         named = json.dumps([study.study_id, *prints, sorted(study.region_names.items())])
         stem = hashlib.sha256(named.encode()).hexdigest()[:32]
         return self.folder / f"{stem}-image.npy", self.folder / f"{stem}-regions.npy"
+
+    def _made(self, study: Study) -> bool:
+        try:
+            return all(path.is_file() for path in self._paths(study))
+        except (ValueError, OSError):
+            return False  # making it says what is wrong
 
     def _mapped(self, study: Study) -> Volume:
         image, labels = (np.load(path, mmap_mode="r") for path in self._paths(study))

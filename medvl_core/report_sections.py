@@ -11,6 +11,7 @@ from medvl_core.study import Report
 
 __all__ = ["split_report"]
 
+_PARAGRAPH = re.compile(r"\n\s*\n|(?:(?<=[.!?])|(?<![^\n]{60}))[ \t]*\r?\n(?=[ \t]*[A-Z])")
 _OWN = Path(__file__).parent / "report_sections.csv"
 
 
@@ -20,8 +21,9 @@ def split_report(text: str) -> Report:
     Only the names in ``report_sections.csv`` are headings: at the start of a line in any case, with a colon or alone on
     it; elsewhere in capitals with a colon. ``Liver:`` is none. A second section of a kind is added to the first.
 
-    Where no heading says findings, these are the text before a first heading of impression, and of the other sections
-    what follows their first paragraph. Without any heading all is findings.
+    Where no heading says findings, these are the text before the first heading (a title has no full stop), and of the
+    other sections what follows their first paragraph: it ends at a blank line, and at a line break before a capital
+    after a full stop or a short line. Without any heading all is findings.
 
     Args:
         text: The report.
@@ -36,10 +38,11 @@ def split_report(text: str) -> Report:
     parts: dict[str, list[str]] = {"findings": [], "impression": [], "": []}
     for number, found in enumerate(headings):
         section = next(name for name, own in sections if re.fullmatch(own, found["line"] or found["inline"], re.I))
-        if not number and section == "impression":
-            parts[""].append(text[: found.start()])
+        before = text[: found.start()].rstrip()
+        if not number and (section == "impression" or before.endswith(".")):  # else it is a title
+            parts[""].append(before)
         body = text[found.end() : headings[number + 1].start() if found is not headings[-1] else len(text)].strip()
-        parts[section] += [body] if section else re.split(r"\n\s*\n", body)[1:]
+        parts[section] += [body] if section else _PARAGRAPH.split(body, 1)[1:]
     joined = {name: "\n\n".join(part.strip() for part in own if part.strip()) for name, own in parts.items()}
     return Report(joined["findings"] or joined[""], joined["impression"])
 

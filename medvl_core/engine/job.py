@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 
 def start_job(folder: str | Path, resume: bool, name: str) -> str:
-    """Name the job, once: a fresh start forgets the checkpoints of earlier jobs, a resume keeps job and name.
+    """Name the job, once: a fresh start forgets earlier checkpoints and thresholds, a resume keeps job and name.
 
     Args:
         folder: The bundle's ``models/``.
@@ -44,8 +44,9 @@ def start_job(folder: str | Path, resume: bool, name: str) -> str:
         else:
             if resume:
                 logger.info("%s: nothing to resume yet, starting from the beginning", folder)
-            for stale in [*record.parent.glob("*_last.pt"), *record.parent.glob("*_last_previous.pt")]:
-                stale.unlink()
+            for pattern in ("*_last.pt", "*_last_previous.pt", "thresholds.csv"):  # the last is of other weights
+                for stale in record.parent.glob(pattern):
+                    stale.unlink()
             job = f"{name}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
             write_text(record, json.dumps({"job": job}))
     return str(distributed.gather_objects(job)[0])

@@ -18,7 +18,7 @@ from medvl_core.region_texts import spoken
 from medvl_core.regions import RegionText
 from medvl_core.study import Study
 
-__all__ = ["ROLES", "Abnormality", "OrganLabels", "prompt_pair", "read_abnormalities"]
+__all__ = ["ROLES", "Abnormality", "OrganLabels", "prompt_pair", "question", "read_abnormalities"]
 
 ROLES = ("listed", "ours", "training")
 """Of the paper's list; added where its list stops short of 16; only ever a training text."""
@@ -105,6 +105,11 @@ def prompt_pair(
     texts = [template.format(abnormality=row.name, organ=row.organ) for template in abnormal]
     rows = normalize(embed_text([*texts, normal.format(organ=spoken(region))]), dim=1)
     return normalize(rows[:-1].mean(dim=0), dim=0), rows[-1]
+
+
+def question(row: Abnormality, abnormal: Sequence[str], normal: str) -> str:
+    """What is asked of a scan, in one line: a threshold is good for the same question only."""
+    return " | ".join([row.name, row.organ, " ".join(row.regions), *abnormal, normal])
 
 
 class OrganLabels:

@@ -23,7 +23,7 @@ from medvl_core.region_texts import spoken
 from medvl_core.region_volumes import RegionVolumes
 from medvl_core.region_windows import ScanEmbedding
 from medvl_core.study import Study
-from medvl_ct_glip.abnormalities import Abnormality, prompt_pair
+from medvl_ct_glip.abnormalities import Abnormality, prompt_pair, question
 from medvl_ct_glip.figures import heat_map, overlay
 from medvl_ct_glip.mask_maker import MakeMasks, weights_folder
 from medvl_ct_glip.masks import MaskError, with_regions
@@ -92,7 +92,7 @@ class OrganPrediction:
         normal: Template with ``{organ}``.
         logit_scale: Inverse temperature.
         min_voxels: Smaller organs are reported as not visible.
-        thresholds: Of abnormalities by name and organ, from `read_thresholds`; where there is none, nothing is called.
+        thresholds: Of questions, from `read_thresholds`; where there is none, nothing is called.
         device: Where the model runs.
     """
 
@@ -108,7 +108,7 @@ class OrganPrediction:
         normal: str = "no evident abnormality in {organ}",
         logit_scale: float = 1 / 0.07,
         min_voxels: int = 50,
-        thresholds: Mapping[tuple[str, str], float] | None = None,
+        thresholds: Mapping[str, float] | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
         self.thresholds = thresholds or {}
@@ -150,7 +150,10 @@ class OrganPrediction:
             abnormal, normal = prompt_pair(prompt, region, self.embed_text, self.abnormal, self.normal)
             margin = float(rows[place] @ (abnormal - normal))
             visible = bool(rows[place].abs().sum() > 0)
-            log_odds, least = self.logit_scale * margin, self.thresholds.get((prompt.name, prompt.organ))
+            log_odds, least = (
+                self.logit_scale * margin,
+                self.thresholds.get(question(prompt, self.abnormal, self.normal)),
+            )
             found.append(
                 {"organ": prompt.organ, "region": region, "abnormality": prompt.name, "voxels": int(voxels[place]),
                  "probability": round(float(expit(log_odds)), 6) if visible else None,
@@ -196,8 +199,8 @@ class OrganPrediction:
             heat_map(self.folder / "similarity.png", values, shown, names, title, ("organ in the scan", "text"))
 
 
-def read_thresholds(path: str | Path) -> dict[tuple[str, str], float]:
-    """Abnormality and organ → log odds of the best F1 on the validation scans; those without a threshold are left out.
+def read_thresholds(path: str | Path) -> dict[str, float]:
+    """Question → log odds of the best F1 on the validation scans; those without a threshold are left out.
 
     Args:
         path: CSV that training on labelled data left; none when there is no such file.
@@ -211,7 +214,7 @@ def read_thresholds(path: str | Path) -> dict[tuple[str, str], float]:
         return {}
     rows = csv.DictReader(io.StringIO(read_text(path)))
     try:
-        found = {(row["abnormality"], row["organ"]): float(row["log_odds"]) for row in rows}
+        found = {row["question"]: float(row["log_odds"]) for row in rows}
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path}: no table of abnormality, organ and log_odds ({error!r}); evaluate again") from error
+        raise ValueError(f"{path}: no table of question and log_odds ({error!r}); evaluate again") from error
     return {key: value for key, value in found.items() if not math.isnan(value)}

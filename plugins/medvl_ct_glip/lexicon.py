@@ -13,10 +13,11 @@ from pathlib import Path
 from medvl_core.report_rules import Cues, load_cues
 from medvl_ct_glip.region_sets import region_set
 
-__all__ = ["FindingRule", "Lexicon", "load_lexicon"]
+__all__ = ["ITEM", "FindingRule", "Lexicon", "load_lexicon"]
 
 _FOLDER = Path(__file__).parent / "report_rules"
-_BREAK = re.compile(r",|\band\b")
+ITEM = re.compile(r",|\band\b")
+"""What stands between the items of a list."""
 _LEVEL = re.compile(r"\b[CTL]\d{1,2}\b", re.IGNORECASE)
 _SIDE = re.compile(r"\b(right|left|bilateral|both)\b|\b(bi)(?=basilar|basal|apical)", re.IGNORECASE)
 
@@ -103,7 +104,7 @@ class Lexicon:
     def _own(self, organ: str, clause: str) -> str:
         """``clause`` without the items that are about other organs alone."""
         items, begin = [], 0
-        for end in [*(found.start() for found in _BREAK.finditer(clause)), len(clause)]:
+        for end in [*(found.start() for found in ITEM.finditer(clause)), len(clause)]:
             if end == len(clause) or self.named(clause[begin:end]):
                 items.append(clause[begin:end])
                 begin = end

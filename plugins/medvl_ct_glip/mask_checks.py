@@ -27,6 +27,8 @@ _AIR_HU = -200.0  # below: neither soft tissue nor bone, whatever the disease or
 _DENSE_HU = -150.0  # above: no air
 _MOST = {"soft": 0.01, "bone": 0.02, "air": 0.5}
 """Most voxels of the wrong density, of those inside an organ: at its surface, organ and air share a voxel."""
+_LEAST_ML = {"soft": 5.0, "bone": 5.0, "air": 200.0}
+"""A tissue is judged from this volume of inner voxels on: the base of a lung may well be solid."""
 _WRONG = {"soft": f"below {_AIR_HU:g} HU", "bone": f"below {_AIR_HU:g} HU", "air": f"above {_DENSE_HU:g} HU"}
 _ORGANS = {"soft": "soft organs", "bone": "bones", "air": "lungs and trachea"}
 
@@ -92,7 +94,8 @@ def check_mask(where: str, ct: Image, labels: NDArray[np.uint8], names: Mapping[
             "make it again or drop the study"
         )
     _check_sides(where, places * np.sign(ct.affine[0, across]), names)
-    _check_densities(where, inner, wrong, names)
+    voxel_ml = abs(float(np.linalg.det(ct.affine[:3, :3]))) / 1000
+    _check_densities(where, inner, wrong, names, voxel_ml)
     return counts
 
 
@@ -199,11 +202,13 @@ def _check_sides(where: str, places: NDArray[np.float64], names: Mapping[int, st
         )
 
 
-def _check_densities(where: str, inner: NDArray[np.int64], wrong: NDArray[np.int64], names: Mapping[int, str]) -> None:
+def _check_densities(
+    where: str, inner: NDArray[np.int64], wrong: NDArray[np.int64], names: Mapping[int, str], voxel_ml: float
+) -> None:
     for tissue, most in _MOST.items():
         own = [label for label, name in names.items() if _facts().get(name, {}).get("tissue") == tissue]
         voxels, bad = int(inner[own].sum()), int(wrong[own].sum())
-        if voxels and bad / voxels > most:
+        if voxels * voxel_ml >= _LEAST_ML[tissue] and bad / voxels > most:
             raise MaskError(
                 f"{where}: {bad / voxels:.1%} of the voxels inside {_ORGANS[tissue]} are {_WRONG[tissue]}, "
                 f"at most {most:.0%} may be; the mask is of another patient or scan, or the CT is not in HU"

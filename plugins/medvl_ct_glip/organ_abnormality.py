@@ -22,7 +22,7 @@ from medvl_core.metrics import (
 )
 from medvl_core.predictions import Predictions
 from medvl_core.specs import Metric
-from medvl_ct_glip.abnormalities import prompt_pair, read_abnormalities
+from medvl_ct_glip.abnormalities import prompt_pair, question, read_abnormalities
 from medvl_ct_glip.figures import heat_map, radar
 from medvl_ct_glip.region_rows import RegionRows
 
@@ -158,8 +158,8 @@ class OrganAbnormality:
 
         labels, scores = self._judged()
         if self.train is not None and self.thresholds_file is not None:
-            rows = [(row.name, row.organ, t) for row, t in zip(self.table, self.thresholds, strict=True)]
-            write_csv(self.thresholds_file, ["abnormality", "organ", "log_odds"], rows)
+            asked = [question(row, self.abnormal, self.normal) for row in self.table]
+            write_csv(self.thresholds_file, ["question", "log_odds"], zip(asked, self.thresholds, strict=True))
         columns = ["n_positive", "n_negative", "ppv", "sensitivity", "f1", "auroc"]
         organs = [(organ, *_pooled(labels[:, places], scores[:, places])) for organ, places in self._organs().items()]
         return {

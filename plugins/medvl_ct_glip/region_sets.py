@@ -158,7 +158,7 @@ def _check_names(given: set[str], target: RegionSet) -> None:
     lost = {_plain(name): name for name in target.names if name not in given}
     close: dict[str, str] = {}
     for name in sorted(name for name in given if not is_known(name, target)):
-        alike = [plain for plain in lost if re.findall(r"\d+", plain) == sorted(re.findall(r"\d+", name))]
+        alike = [plain for plain in lost if _marks(plain) == _marks(_plain(name))]
         # 0.9: kidny_right and "Right kidney" are kidney_right; bladder is no gallbladder, kidney no kidney_left
         for near in get_close_matches(_plain(name), alike, n=1, cutoff=0.9):
             close[name] = lost[near]
@@ -170,6 +170,11 @@ def _check_names(given: set[str], target: RegionSet) -> None:
         raise ValueError(
             f"none of the structures ({have} ...) in the mask's table is asked for ({want} ...); give the right 'names'"
         )
+
+
+def _marks(plain: str) -> list[str]:
+    """Numbers and single letters: vertebrae_L6 is no vertebrae_T6."""
+    return re.findall(r"\b(?:\d+|[a-z])\b", plain)
 
 
 def _plain(name: str) -> str:

@@ -11,7 +11,7 @@ from typing import Literal
 from medvl_core.regions import RegionText
 from medvl_core.report_rules import sentences
 from medvl_core.study import Report
-from medvl_ct_glip.lexicon import FindingRule, Lexicon, load_lexicon
+from medvl_ct_glip.lexicon import ITEM, FindingRule, Lexicon, load_lexicon
 
 __all__ = ["Extractor", "ExtractionError", "Mention", "RuleExtractor", "check_mentions", "status_of", "unread"]
 
@@ -19,7 +19,6 @@ MentionStatus = Literal["present", "absent", "uncertain", "history", "normal", "
 _STATUSES = ("present", "absent", "uncertain", "history", "normal", "unclear")
 _SECTIONS = ("findings", "impression")
 _LABEL = re.compile(r"\s*(?:[-*•]\s*|\d+[.)]\s*)?([A-Za-z][\w ,/&()-]{1,60}?)\s*:")
-_BREAK = re.compile(r",|\band\b")
 
 
 class ExtractionError(ValueError):
@@ -70,7 +69,7 @@ class RuleExtractor:
         for section in _SECTIONS:
             text, label, last = getattr(report, section), "", 0
             for start, end in sentences(text):
-                if "\n\n" in text[last:start]:
+                if re.search(r"\n\s*\n", text[last:start]):
                     label = ""
                 if found := _LABEL.match(text, start, end):
                     label = label if found[1].lower() in ("left", "right") else found[1]
@@ -122,7 +121,7 @@ class RuleExtractor:
         """
         left, right = self.lexicon.cues.clause(text, *span)
         place = self._place(text, left, right, span, spans)
-        marks = [left, *(left + found.start() for found in _BREAK.finditer(text[left:right])), right]
+        marks = [left, *(left + found.start() for found in ITEM.finditer(text[left:right])), right]
         items = list(pairwise(marks))
         parts = [*(i for i in reversed(items) if i[0] <= span[0]), *(i for i in items if i[0] > span[0])]
         parts += reversed([clause for clause in self.lexicon.cues.clauses(text) if clause[1] <= left])
@@ -141,7 +140,7 @@ class RuleExtractor:
         """
         before = [stop for _, stop in spans if left <= stop <= own[0]]
         after = [start for start, _ in spans if own[1] <= start < right]
-        breaks = [left + found.start() for found in _BREAK.finditer(text[left:right])]
+        breaks = [left + found.start() for found in ITEM.finditer(text[left:right])]
         begin = max((at for at in breaks if max(before) <= at <= own[0]), default=max(before)) if before else left
         end = max((at for at in breaks if own[1] <= at <= min(after)), default=min(after)) if after else right
         marks = [begin, *(at for at in breaks if begin < at < end), end]

@@ -151,13 +151,16 @@ def test_inference_writes_a_table_and_figures(again, scan):
     for row in table:
         assert bool(row["probability"]) == (int(row["voxels"]) >= 3)
     with (again / "models" / "thresholds.csv").open() as file:
-        least = {row["abnormality"]: float(row["log_odds"] or "nan") for row in csv.DictReader(file)}
+        least = {row["question"].split(" | ")[0]: float(row["log_odds"] or "nan") for row in csv.DictReader(file)}
     assert not all(map(math.isnan, least.values()))
     for row in table:
         value = 1 / (1 + math.exp(-least.get(row["abnormality"], math.nan)))
         assert row["threshold"] == ("" if math.isnan(value) else str(round(value, 6)))
         judged = bool(row["probability"] and row["threshold"])
         assert row["reached"] == (str(float(row["probability"]) >= value) if judged else "")
+    run(again, "inference.json", input=str(scan / "ct.nii.gz"), **{**options, "prompts::normal": "healthy {organ}"})
+    with (again / "eval" / "organs.csv").open() as file:
+        assert {row["threshold"] for row in csv.DictReader(file)} == {""}  # another question has another threshold
     assert {"overlay.png", "similarity.png"} <= {path.name for path in (again / "eval").iterdir()}
 
 
@@ -194,7 +197,7 @@ def test_a_prompt_file_decides_what_is_asked(again, scan, tmp_path):
     (again / "models" / "thresholds.csv").write_text("a,b\n1,2\n")
     with pytest.raises(RuntimeError, match="Failed to") as caught:
         run(again, "inference.json", input=str(scan / "ct.nii.gz"), **options)
-    assert "thresholds.csv: no table of abnormality, organ and log_odds" in explain(caught.value)
+    assert "thresholds.csv: no table of question and log_odds" in explain(caught.value)
 
 
 @pytest.fixture

@@ -214,7 +214,7 @@ class Broken(Dataset):
         return 4
     def __getitem__(self, index):
         if index == 0:
-            raise ValueError("case 0: damaged")
+            raise ValueError("case 0: damaged\\ncell_3: empty")
         time.sleep(300)
 
 install_excepthook()
@@ -226,4 +226,4 @@ for batch in study_loader(Broken(), 1, num_workers=2):
 def test_error_in_a_worker_is_one_line_and_ends_the_program():
     done = subprocess.run([sys.executable, "-c", WORKER], capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
-    assert done.stderr == "ERROR ValueError: case 0: damaged\n(MEDVL_DEBUG=1 shows the full traceback)\n"
+    assert done.stderr == "ERROR ValueError: case 0: damaged\ncell_3: empty\n(MEDVL_DEBUG=1 shows the full traceback)\n"

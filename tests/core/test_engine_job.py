@@ -13,10 +13,12 @@ from tests.core.engine_toy import stage
 
 def test_fresh_job_forgets_old_checkpoints_and_a_resume_keeps_its_name(tmp_path):
     (tmp_path / "student_last.pt").write_bytes(b"old")
+    (tmp_path / "thresholds.csv").write_bytes(b"of other weights")
     (tmp_path / "model.pt").write_bytes(b"weights")
     first = start_job(tmp_path, resume=False, name="x2ct")
     assert re.fullmatch(r"x2ct-\d{8}-\d{6}-\d+", first)
     assert not (tmp_path / "student_last.pt").exists()
+    assert not (tmp_path / "thresholds.csv").exists()
     assert (tmp_path / "model.pt").exists()
     (tmp_path / "student_last.pt").write_bytes(b"new")
     assert start_job(tmp_path, resume=True, name="x2ct") == first

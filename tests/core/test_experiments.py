@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
+from pathlib import Path
 
 import pytest
 
-from medvl_core.bundle import OverrideError
+from medvl_core.bundle import OverrideError, unknown_override_keys
 from medvl_core.experiments import run_setting, setting
 
 CONFIG = {
@@ -45,6 +46,7 @@ def train(tmp_path):
         ("key=2", 2),
         ("key=[1, 2]", [1, 2]),
         ("key={'a': 1}", {"a": 1}),
+        ("key={1, 2}", "{1, 2}"),
         ('key={"a": 0.4}', {"a": 0.4}),
         ("key=True", True),
         ("key=false", False),
@@ -80,8 +82,27 @@ def test_run_of_other_settings_is_not_taken_for_this_one(train, tmp_path):
     run_setting([train], tmp_path, {"value": 2})
     with pytest.raises(OverrideError, match=r"\(value 2 before, 3 now\); give another --out"):
         run_setting([train], tmp_path, {"value": 3})
+    (tmp_path / "eval" / "metrics.json").rename(tmp_path / "kept.json")
+    with pytest.raises(OverrideError, match="or delete the folder"):  # it would go on from other checkpoints
+        run_setting([train], tmp_path, {"value": 3})
+    (tmp_path / "kept.json").rename(tmp_path / "eval" / "metrics.json")
     (tmp_path / "settings.json").unlink()
     assert not run_setting([train], tmp_path, {"value": 3})
+
+
+def test_a_config_that_was_edited_is_another_setting(train, tmp_path):
+    run_setting([train], tmp_path, {})
+    train.write_text(json.dumps({**CONFIG, "value": 4}))
+    with pytest.raises(OverrideError, match=r"configs/train\.json"):
+        run_setting([train], tmp_path, {})
+
+
+def test_every_bundle_has_the_keys_that_are_always_set():
+    own = {"bundle_root", "ckpt_dir", "output_dir", "cache_dir", "seed", "track", "resume"}
+    files = sorted(Path(__file__).parents[2].glob("monai_bundles/*/configs/train.json"))
+    assert len(files) >= 4
+    for file in files:
+        assert unknown_override_keys([file], own) == [], file
 
 
 def test_setting_of_no_config_is_refused_before_anything_runs(train, tmp_path):

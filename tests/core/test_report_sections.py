@@ -31,6 +31,16 @@ from medvl_core.study import Report
         ("Findings\nClear.\r\nImpression\r\nNormal.", "Clear.", "Normal."),
         ("FINDINGS (CHEST): One.\nFINDINGS (ABDOMEN): Two.", "One.\n\nTwo.", ""),
         ("INDICATION: cough", "", ""),
+        ("FINDINGS: Clear. IMPRESSION AND RECOMMENDATIONS: 1. Liver mass", "Clear.", "1. Liver mass"),
+        ("FINDINGS/IMPRESSION: Liver cyst.", "Liver cyst.", ""),
+        (
+            "INDICATION: cough\nTECHNIQUE: CT chest\nNodule left lower lobe.\nIMPRESSION: x",
+            "Nodule left lower lobe.",
+            "x",
+        ),
+        ("INDICATION: a man with cough and\nknown emphysema.\nIMPRESSION: No acute change.", "", "No acute change."),
+        ("Findings:\nTechnique: limited.\nLiver cyst.", "Liver cyst.", ""),
+        ("The liver has a cyst.\n\nCOMPARISON: none.\n\nIMPRESSION: a", "The liver has a cyst.", "a"),
         ("", "", ""),
     ],
 )

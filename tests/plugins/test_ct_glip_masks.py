@@ -172,6 +172,25 @@ def test_fault_mask_of_another_patient(study):
         check_regions(faulty(study, moved))
 
 
+def test_the_solid_base_of_a_lung_is_no_fault(study):
+    ct, labels = body()
+    labels[labels == ID["lung_upper_lobe_left"]] = 0
+    labels[5:17, 5:13, 22:26] = ID["lung_upper_lobe_left"]  # 48 ml of a consolidated lung
+    ct[5:17, 5:13, 22:26] = 40
+    save(study.images["ct"].source.path, ct.astype(np.int16))
+    assert check_regions(faulty(study, labels))["lung_upper_lobe_left"].volume_ml == pytest.approx(48)
+
+
+def test_a_mask_whose_files_cannot_be_listed_is_a_line_too(study, tmp_path):
+    (tmp_path / "case2").mkdir()
+    (tmp_path / "case2" / "livr.nii.gz").write_bytes(b"")
+    other = replace(with_regions(study, tmp_path / "case2", region_set(["liver"])), study_id="case2")
+    volumes = RegionVolumes(INPUT, ["liver"], tmp_path / "cache")
+    with pytest.raises(ValueError, match=r"^case2: "):
+        volumes.prepare([other, study])
+    assert volumes.prepare([study]) == 0
+
+
 def test_faults_are_found_before_training_for_all_studies(study, tmp_path):
     flipped = save(tmp_path / "flipped.nii.gz", np.ascontiguousarray(body()[1][::-1]))
     bad = replace(with_regions(study, flipped, SET, "ts_v2_117"), study_id="bad")
@@ -243,7 +262,7 @@ def test_a_known_structure_in_another_spelling_is_refused(study, tmp_path, word)
         mask.load()
 
 
-@pytest.mark.parametrize("word", ["bladder", "kidney", "liver_tumour", "rib_left_13", "carpal"])
+@pytest.mark.parametrize("word", ["bladder", "kidney", "liver_tumour", "rib_left_13", "carpal", "vertebrae_L6"])
 def test_other_structures_are_background_and_no_misspelling(word):
     assert region_map({1: "liver", 2: word}, region_set("shared_97"))[2] == 0
 
