@@ -49,7 +49,7 @@ class FindingRule:
         return not named.isdisjoint(self.kin) or named.isdisjoint(self.excludes)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # equal to itself alone, which a cache asks for
 class Lexicon:
     """The words of reports.
 
@@ -94,8 +94,7 @@ class Lexicon:
 
     def named(self, text: str) -> frozenset[str]:
         """The organs that ``text`` names as the place of something."""
-        text = self.near.sub("", text)
-        return frozenset(organ for organ, pattern in self.organs.items() if pattern.search(text))
+        return _named(self, text)
 
     def sided(self, text: str) -> bool:
         """Whether ``text`` says on which side or in which lobe."""
@@ -110,6 +109,12 @@ class Lexicon:
                 begin = end
         own = [item for item in items if not (named := self.named(item)) or named & self.kin[organ]]
         return "".join(own) or clause
+
+
+@lru_cache(4096)  # the same parts of a sentence are looked at for every finding in it
+def _named(lexicon: Lexicon, text: str) -> frozenset[str]:
+    text = lexicon.near.sub("", text)
+    return frozenset(organ for organ, pattern in lexicon.organs.items() if pattern.search(text))
 
 
 def _on(region: str, sides: Set[str]) -> bool:
@@ -169,7 +174,7 @@ def load_lexicon(folder: str | Path = _FOLDER, cues: str | Path | None = None) -
     places = {
         row["part"]: _pattern(where, row["pattern"]) for where, row in _rows(folder / "places.csv", ("part", "pattern"))
     }
-    part, near = places.pop("part"), places.pop("near")
+    part, near = (places.pop(name, re.compile(r"(?!)")) for name in ("part", "near"))
     normal, abnormal = (
         _pattern(name, "|".join(row["pattern"] for _, row in _rows(folder / name, ("pattern",))))
         for name in ("normal.csv", "abnormal.csv")

@@ -62,6 +62,7 @@ class RuleExtractor:
 
     def __init__(self, lexicon: Lexicon | None = None) -> None:
         self.lexicon = lexicon or load_lexicon()
+        self._patterns = {rule.pattern.pattern: rule.pattern for rule in self.lexicon.findings}  # many rules share one
 
     def __call__(self, report: Report) -> list[Mention]:
         """The mentions, in the order of the text."""
@@ -78,22 +79,29 @@ class RuleExtractor:
         return mentions
 
     def _sentence(self, text: str, label: str) -> Iterator[Mention]:
-        spans = [found.span() for rule in self.lexicon.findings for found in rule.pattern.finditer(text)]
-        found = [mention for rule in self.lexicon.findings for mention in self._findings(rule, text, spans, label)]
+        matches = {name: [found.span() for found in regex.finditer(text)] for name, regex in self._patterns.items()}
+        spans = [span for own in matches.values() for span in own]
+        found = [
+            mention
+            for rule in self.lexicon.findings
+            for span in matches[rule.pattern.pattern]
+            for mention in self._finding(rule, text, span, spans, label)
+        ]
         kept = [m for m in found if not any(_inside(m, other) for other in found)]
         kept += self._unclear(text, kept, label)
         yield from sorted({(m.finding, m.start, m.regions): m for m in kept}.values(), key=lambda m: m.start)
         yield from self._normal(text, kept)
 
-    def _findings(self, rule: FindingRule, text: str, spans: Sequence[Span], label: str) -> Iterator[Mention]:
-        for found in rule.pattern.finditer(text):
-            named, near, place = self._where(text, found.span(), spans, label, not rule.needs)
-            if rule.fits(named):
-                inherits = rule.needs or (label and near.rstrip().endswith(label))
-                place = f"{near}, {place}" if inherits and not self.lexicon.sided(place) else place
-                verdict = self.lexicon.cues.verdict(text, *found.span())
-                regions = tuple(region for organ in rule.organs for region in self.lexicon.located(organ, place))
-                yield Mention(rule.name, verdict.status, regions, "", *found.span(), verdict.cue)
+    def _finding(
+        self, rule: FindingRule, text: str, span: Span, spans: Sequence[Span], label: str
+    ) -> Iterator[Mention]:
+        named, near, place = self._where(text, span, spans, label, not rule.needs)
+        if rule.fits(named):
+            inherits = rule.needs or (label and near.rstrip().endswith(label))
+            place = f"{near}, {place}" if inherits and not self.lexicon.sided(place) else place
+            verdict = self.lexicon.cues.verdict(text, *span)
+            regions = tuple(region for organ in rule.organs for region in self.lexicon.located(organ, place))
+            yield Mention(rule.name, verdict.status, regions, "", *span, verdict.cue)
 
     def _unclear(self, text: str, found: Sequence[Mention], label: str) -> list[Mention]:
         """Words that sound abnormal, are not denied and in no finding, with the organs they are said of."""

@@ -354,3 +354,12 @@ def test_open_i_reports_are_read_like_their_labels(real_data, quality):
     assert total["recall"] > 0.92
     assert total["precision"] > 0.85
     assert total["cue missed"] + total["denied"] < 0.02 * total["labelled"]
+
+
+def test_a_folder_of_rules_without_the_rows_part_and_near_is_read(tmp_path):
+    shutil.copytree(Path(lexicon.__file__).parent / "report_rules", tmp_path / "rules")
+    places = tmp_path / "rules" / "places.csv"
+    kept = [line for line in places.read_text().splitlines() if not line.startswith(('part,"', "near,"))]
+    places.write_text("\n".join(kept))
+    found = RuleExtractor(load_lexicon(tmp_path / "rules"))(Report(findings="Right renal cyst."))
+    assert [(mention.finding, mention.regions) for mention in found] == [("kidney cyst", ("kidney_right",))]
