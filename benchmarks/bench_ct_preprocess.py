@@ -20,9 +20,9 @@ import torch
 from rounds import measure, write_results
 from scipy.ndimage import gaussian_filter1d
 
-from medvl_core.readers import read_volume
 from medvl_core.specs import ImageInput
-from medvl_core.transforms import standardise
+from medvl_imaging.readers import read_volume
+from medvl_imaging.transforms import standardise
 from medvl_x2ct.plugin import CT_CLIP_INPUT
 
 logger = logging.getLogger(__name__)

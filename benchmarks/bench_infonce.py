@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from rounds import peak_mib
 from torch import Tensor
 
-from medvl_baseline.infonce import InfoNCE
+from medvl_baseline.losses.infonce import InfoNCE
 from medvl_core.protocols import AlignmentBatch
 
 RESULTS = Path(__file__).parent / "results" / "infonce.csv"

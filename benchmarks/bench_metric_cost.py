@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from medvl_baseline.infonce import InfoNCE
+from medvl_baseline.losses.infonce import InfoNCE
 from medvl_core.protocols import AlignmentBatch
 from medvl_cxr_cml.cluster_triplet import ClusterTriplet
 

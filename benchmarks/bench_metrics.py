@@ -17,7 +17,7 @@ from rounds import logger, measure, write_results
 from scipy.special import ndtr
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from medvl_core.metrics import areas_statistic, auroc_auprc, bootstrap_ci, delong_test
+from medvl_evaluation.metrics import areas_statistic, auroc_auprc, bootstrap_ci, delong_test
 
 RESAMPLES = 1000
 

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from rounds import measure, write_results
 
-from medvl_core.radiograph import WATER_PER_MM, simulate_radiograph
+from medvl_imaging.radiograph import WATER_PER_MM, simulate_radiograph
 
 SHAPE, SPACING = (512, 512, 300), np.array([0.75, 0.75, 1.28])  # 384 mm along each axis
 EXTENT = 384.0

@@ -15,7 +15,7 @@ import torch
 from rounds import measure, write_results
 from torch.nn.functional import normalize
 
-from medvl_core.metrics import two_way_ranks
+from medvl_evaluation.metrics import two_way_ranks
 
 DEPTH = 100
 

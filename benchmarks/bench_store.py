@@ -15,8 +15,8 @@ from rounds import measure, write_results
 from torch import nn
 
 from medvl_core import build_encoder, build_loss, build_pooling
-from medvl_core.alignment import AlignmentLoss, AlignmentModel, Tower
-from medvl_core.store import TensorStore
+from medvl_core.engine.alignment import AlignmentLoss, AlignmentModel, Tower
+from medvl_imaging.store.tensors import TensorStore
 
 CASES = ("train.json, batch 48", "paper.json, batch 2")
 

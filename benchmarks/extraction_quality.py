@@ -128,7 +128,7 @@ def openi_cases(archive: Path, odd: bool, every: int = 1) -> list[Case]:
 
 def phantom_cases(subjects: int) -> list[Case]:
     """The same for phantom reports, whose truth is exact."""
-    from medvl_baseline.phantom import PhantomCohort
+    from medvl_phantom import PhantomCohort
 
     studies = PhantomCohort(subjects, (16, 16, 16), seed=1, shares=(1, 0, 0), second_reconstruction=0).studies("train")
     extract = RuleExtractor()
@@ -139,9 +139,9 @@ def phantom_cases(subjects: int) -> list[Case]:
 
 def phantom_places(subjects: int) -> list[dict[str, object]]:
     """Of findings that the phantom puts in lobes or kidneys: in how many scans exactly these regions were read."""
-    from medvl_baseline.phantom import PhantomCohort
-    from medvl_baseline.phantom.findings import FINDINGS, LOBES
-    from medvl_baseline.phantom.render import plan
+    from medvl_phantom import PhantomCohort
+    from medvl_phantom.findings import FINDINGS, LOBES
+    from medvl_phantom.render import plan
 
     studies = PhantomCohort(subjects, (16, 16, 16), seed=1, shares=(1, 0, 0), second_reconstruction=0).studies("train")
     extract, scans, right = RuleExtractor(), Counter[str](), Counter[str]()
@@ -174,7 +174,7 @@ def main() -> None:
         cases = openi_cases(options.reports, options.half == "odd")
         write(options.out / f"extraction_openi_{options.half}.csv", cases, finding_rules(HERE / "openi_targets.csv"))
     if options.subjects:
-        from medvl_baseline.phantom import PhantomCohort
+        from medvl_phantom import PhantomCohort
 
         targets = {name.lower(): frozenset({name.lower()}) for name in PhantomCohort.label_names}
         write(options.out / "extraction_phantom.csv", phantom_cases(options.subjects), targets)

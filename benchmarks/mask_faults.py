@@ -15,10 +15,10 @@ from pathlib import Path
 
 import numpy as np
 
-from medvl_baseline.phantom import PhantomCohort
 from medvl_core.study import Image, Study
 from medvl_ct_glip.mask_checks import check_regions
 from medvl_ct_glip.masks import MaskError
+from medvl_phantom import PhantomCohort
 
 logging.basicConfig(level=logging.INFO, format="%(message)s")
 logger = logging.getLogger(__name__)

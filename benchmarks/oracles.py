@@ -16,8 +16,8 @@ from scipy import stats
 from sklearn import metrics as sk
 from sklearn.calibration import calibration_curve
 
-from medvl_core import metrics as ours
-from medvl_core.metrics.bootstrap import Statistic
+from medvl_evaluation import metrics as ours
+from medvl_evaluation.metrics.bootstrap import Statistic
 
 ROUNDS = 30
 Rows = list[tuple[str, str, float, float]]

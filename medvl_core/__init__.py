@@ -5,7 +5,10 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
+from medvl_core.bundle.moved import install
+
 __version__ = "0.1.0"
+install()
 
 _LAZY = {
     "build_dataset": "medvl_core.build",

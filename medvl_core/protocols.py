@@ -127,8 +127,8 @@ class Evaluator(Protocol):
 
     ``update`` receives a mapping with ``"embeddings"`` (modality → ``B E``, L2-normalised, fp32, CPU), ``"study_id"``,
     ``"subject_id"`` and ``"scan_id"`` (lists of B strings), ``"metadata"`` (B mappings), ``"labels"`` (``B C`` float,
-    NaN = unknown; or absent), perhaps ``"voxel_counts"`` (B arrays, `medvl_core.metrics.voxel_counts`), and perhaps
-    ``"prompt_embeddings"`` (``"positive"`` and ``"negative"`` → ``C E``) in place of a text tower.
+    NaN = unknown; or absent), perhaps ``"voxel_counts"`` (B arrays, `medvl_core.engine.masks.voxel_counts`), and
+    perhaps ``"prompt_embeddings"`` (``"positive"`` and ``"negative"`` → ``C E``) in place of a text tower.
 
     An evaluator that learns from other studies also has ``train``, their loader or ``None``, and ``learn(outputs)``,
     which is given their outputs before each pass and which ``reset`` does not undo.

@@ -1,7 +1,6 @@
 """What MONAI's trainer and evaluator need to run a medvl bundle: handlers and small functions, no loop of our own."""
 
 from medvl_core.engine.evaluating import MeanLoss, PluginMetric, SaveBest
-from medvl_core.engine.freeze import FreezeUntil
 from medvl_core.engine.guard import GuardStep, NonFiniteError
 from medvl_core.engine.job import prepare_batch, set_seed, start_job, start_process_group, train_or_load
 from medvl_core.engine.progress import EpochLine
@@ -12,7 +11,6 @@ from medvl_core.engine.tracking import TrackedRun, track_evaluation
 __all__ = [
     "EpochLine",
     "ExactResume",
-    "FreezeUntil",
     "GuardStep",
     "MeanLoss",
     "NonFiniteError",

@@ -13,11 +13,11 @@ import torch
 from ignite.engine import Engine, Events
 from ignite.metrics import Metric
 
-from medvl_core import distributed
+from medvl_core.engine import distributed
 from medvl_core.engine.job import prepare_batch
-from medvl_core.metrics import voxel_counts
+from medvl_core.engine.masks import voxel_counts
+from medvl_core.engine.weights import save_weights
 from medvl_core.protocols import Evaluator
-from medvl_core.weights import save_weights
 
 __all__ = ["MeanLoss", "PluginMetric", "SaveBest", "collect_outputs"]
 

@@ -15,9 +15,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from medvl_core import distributed
-from medvl_core.files import write_text
-from medvl_core.weights import load_weights, save_weights
+from medvl_core.engine import distributed
+from medvl_core.engine.files import write_text
+from medvl_core.engine.weights import load_weights, save_weights
 
 __all__ = ["prepare_batch", "set_seed", "start_job", "start_process_group", "train_or_load"]
 

@@ -19,10 +19,10 @@ import numpy as np
 import torch
 from ignite.engine import Engine, Events
 
-from medvl_core import distributed
-from medvl_core.data import rng_for
+from medvl_core.engine import distributed
+from medvl_core.engine.loading import rng_for
 from medvl_core.engine.stop import raise_if_requested
-from medvl_core.weights import WeightsError, atomic_save, read_checkpoint
+from medvl_core.engine.weights import WeightsError, atomic_save, read_checkpoint
 
 __all__ = ["ExactResume"]
 

@@ -7,7 +7,7 @@ import signal
 import threading
 from types import FrameType
 
-from medvl_core import distributed
+from medvl_core.engine import distributed
 from medvl_core.errors import EXIT_RESUME
 
 __all__ = ["StopRequested", "handle_signals", "raise_if_requested"]

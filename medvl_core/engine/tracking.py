@@ -15,7 +15,7 @@ import mlflow
 from ignite.engine import Engine, Events
 from monai.handlers import MLFlowHandler
 
-from medvl_core.bundle import running_config
+from medvl_core.bundle.startup import running_config
 from medvl_core.engine.stop import StopRequested
 
 __all__ = ["TrackedRun", "track_evaluation"]
@@ -36,8 +36,8 @@ class TrackedRun(MLFlowHandler):
         store: SQLite file; artifacts lie in ``mlruns/`` beside it.
         experiment_name: MLflow experiment.
         params: Parameters to log at the start.
-        manifest: Of the run (`medvl_core.manifest.run_manifest`): logged at the start as ``manifest.json``, beside the
-            resolved config as ``config.json``.
+        manifest: Of the run (`medvl_core.bundle.manifest.run_manifest`): logged at the start as ``manifest.json``,
+            beside the resolved config as ``config.json``.
     """
 
     def __init__(

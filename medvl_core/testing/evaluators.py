@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from medvl_core.metrics import voxel_counts
+from medvl_core.engine.masks import voxel_counts
 from medvl_core.specs import Metric
 from medvl_core.testing.harness import Subject, require, rng_untouched
 

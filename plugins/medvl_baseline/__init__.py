@@ -1,1 +1,3 @@
-"""Generic components: encoders, poolings, losses, text sources, evaluators, the phantom cohort, folders of images."""
+"""Generic components that any paper may use: encoders, poolings, losses, text sources, datasets."""
+
+import medvl_core as medvl_core  # its import registers the old paths of this package, too

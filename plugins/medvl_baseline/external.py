@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from medvl_baseline.collected import check_prefix
-from medvl_core.label_map import merge_labels, read_label_map
+from medvl_baseline.label_map import merge_labels, read_label_map
 from medvl_core.specs import Metric
+from medvl_evaluation.evaluators.collected import check_prefix
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,7 +24,7 @@ class ExternalValidation:
     Args:
         evaluator: What judges, e.g. `ZeroShot` or `LinearProbe` with ``scheme="train"``; its classes are the targets.
         columns: Label columns of the evaluated data set, in order.
-        label_map: JSON file, target label: [source labels], see `medvl_core.label_map`. Sources are merged by their
+        label_map: JSON file, target label: [source labels], see `medvl_baseline.label_map`. Sources are merged by their
             maximum, unknown stays unknown. A class that it does not name is the column of its own name.
             Targets that are no class are passed over only while every class is named.
         prefix: Put before the names of metrics and tables.

@@ -43,7 +43,7 @@ def medvl_encoders() -> list[EncoderSpec]:
     return [
         EncoderSpec(
             name="resnet18_2d",
-            factory="medvl_baseline.image_encoders:build_resnet18_2d",
+            factory="medvl_baseline.encoders.image:build_resnet18_2d",
             summary="ResNet-18 of MONAI for radiographs and slices",
             source="arXiv:1512.03385",
             license=_APACHE,
@@ -55,7 +55,7 @@ def medvl_encoders() -> list[EncoderSpec]:
         ),
         EncoderSpec(
             name="resnet50_2d",
-            factory="medvl_baseline.image_encoders:build_resnet50_2d",
+            factory="medvl_baseline.encoders.image:build_resnet50_2d",
             summary="ResNet-50 of MONAI for radiographs and slices",
             source="arXiv:1512.03385",
             license=_APACHE,
@@ -67,7 +67,7 @@ def medvl_encoders() -> list[EncoderSpec]:
         ),
         EncoderSpec(
             name="efficientnet_lite",
-            factory="medvl_baseline.efficientnet_lite:build_efficientnet_lite",
+            factory="medvl_baseline.encoders.efficientnet_lite:build_efficientnet_lite",
             summary="EfficientNet-Lite0 with ImageNet weights (the extra 'pretrained'); can be frozen",
             source="arXiv:1905.11946",
             license=_APACHE,
@@ -79,7 +79,7 @@ def medvl_encoders() -> list[EncoderSpec]:
         ),
         EncoderSpec(
             name="swin_t_2d",
-            factory="medvl_baseline.image_encoders:build_swin_t_2d",
+            factory="medvl_baseline.encoders.image:build_swin_t_2d",
             summary="Swin-T of transformers for radiographs and slices",
             source="arXiv:2103.14030",
             license=_APACHE,
@@ -91,7 +91,7 @@ def medvl_encoders() -> list[EncoderSpec]:
         ),
         EncoderSpec(
             name="resnet_3d",
-            factory="medvl_baseline.image_encoders:build_resnet_3d",
+            factory="medvl_baseline.encoders.image:build_resnet_3d",
             summary="3D ResNet of MONAI (depth 10, 18, 34 or 50) for volumes",
             source="arXiv:1512.03385",
             license=_APACHE,
@@ -103,7 +103,7 @@ def medvl_encoders() -> list[EncoderSpec]:
         ),
         EncoderSpec(
             name="vit_3d",
-            factory="medvl_baseline.image_encoders:build_vit_3d",
+            factory="medvl_baseline.encoders.image:build_vit_3d",
             summary="3D vision transformer of MONAI for volumes",
             source="arXiv:2010.11929",
             license=_APACHE,
@@ -115,7 +115,7 @@ def medvl_encoders() -> list[EncoderSpec]:
         ),
         EncoderSpec(
             name="hf_text",
-            factory="medvl_baseline.text_encoders:build_hf_text",
+            factory="medvl_baseline.encoders.text:build_hf_text",
             summary="Any transformers text model, from a local folder or the local hub cache",
             source="arXiv:1910.03771",
             license=_APACHE,
@@ -127,7 +127,7 @@ def medvl_encoders() -> list[EncoderSpec]:
         ),
         EncoderSpec(
             name="bert_small",
-            factory="medvl_baseline.text_encoders:build_bert_small",
+            factory="medvl_baseline.encoders.text:build_bert_small",
             summary="Small BERT from scratch, with a WordPiece vocabulary built from the training texts",
             source="arXiv:1810.04805",
             license=_APACHE,
@@ -139,7 +139,7 @@ def medvl_encoders() -> list[EncoderSpec]:
         ),
         EncoderSpec(
             name="clip_image",
-            factory="medvl_baseline.clip:build_clip_image",
+            factory="medvl_baseline.encoders.clip:build_clip_image",
             summary="CLIP's vision tower with its projection; loads CLIP, CheXzero and RadCLIP checkpoints",
             source="arXiv:2103.00020",
             license=_APACHE,
@@ -151,7 +151,7 @@ def medvl_encoders() -> list[EncoderSpec]:
         ),
         EncoderSpec(
             name="clip_text",
-            factory="medvl_baseline.clip:build_clip_text",
+            factory="medvl_baseline.encoders.clip:build_clip_text",
             summary="CLIP's text tower with its projection and its byte-pair tokeniser",
             source="arXiv:2103.00020",
             license=_APACHE,
@@ -163,7 +163,7 @@ def medvl_encoders() -> list[EncoderSpec]:
         ),
         EncoderSpec(
             name="word_vectors",
-            factory="medvl_baseline.word_vectors:WordVectors",
+            factory="medvl_baseline.encoders.word_vectors:WordVectors",
             summary="Fixed random word vectors with document-frequency weights: a text model without weights",
             source="medvl",
             license=_APACHE,
@@ -215,7 +215,7 @@ def medvl_losses() -> list[LossSpec]:
     return [
         LossSpec(
             name="infonce",
-            factory="medvl_baseline.infonce:InfoNCE",
+            factory="medvl_baseline.losses.infonce:InfoNCE",
             summary="Symmetric or one-directional InfoNCE, with a streamed mode for large batches",
             source="arXiv:2103.00020",
             license=_APACHE,
@@ -223,7 +223,7 @@ def medvl_losses() -> list[LossSpec]:
         ),
         LossSpec(
             name="siglip",
-            factory="medvl_baseline.siglip:SigLIP",
+            factory="medvl_baseline.losses.siglip:SigLIP",
             summary="Pairwise sigmoid loss",
             source="arXiv:2303.15343",
             license=_APACHE,
@@ -238,7 +238,7 @@ def medvl_text_sources() -> list[TextSourceSpec]:
     return [
         TextSourceSpec(
             name="report",
-            factory="medvl_baseline.text_sources:ReportText",
+            factory="medvl_baseline.texts.sources:ReportText",
             summary="Sections of the report, joined; optional dropout of sentences",
             source="medvl",
             license=_APACHE,
@@ -253,7 +253,7 @@ def medvl_evaluators() -> list[EvaluatorSpec]:
     return [
         EvaluatorSpec(
             name="retrieval",
-            factory="medvl_baseline.retrieval:Retrieval",
+            factory="medvl_evaluation.evaluators.retrieval:Retrieval",
             summary="Cross-modal recall at k and median rank, group-aware",
             source="medvl",
             license=_APACHE,
@@ -266,7 +266,7 @@ def medvl_evaluators() -> list[EvaluatorSpec]:
         ),
         EvaluatorSpec(
             name="zero_shot",
-            factory="medvl_baseline.zero_shot:ZeroShot",
+            factory="medvl_evaluation.evaluators.zero_shot:ZeroShot",
             summary="Zero-shot multi-label classification from prompt pairs",
             source="arXiv:2403.17834",
             license=_APACHE,
@@ -289,7 +289,7 @@ def medvl_evaluators() -> list[EvaluatorSpec]:
         ),
         EvaluatorSpec(
             name="prompt_sensitivity",
-            factory="medvl_baseline.prompt_sensitivity:PromptSensitivity",
+            factory="medvl_evaluation.evaluators.prompt_sensitivity:PromptSensitivity",
             summary="Zero-shot AUROC under several wordings, beside the headline's",
             source="medvl",
             license=_APACHE,
@@ -304,7 +304,7 @@ def medvl_evaluators() -> list[EvaluatorSpec]:
         ),
         EvaluatorSpec(
             name="matching",
-            factory="medvl_baseline.matching:Matching",
+            factory="medvl_evaluation.evaluators.matching:Matching",
             summary="Image-text matching: one text per class, the nearest one is the answer",
             source="arXiv:2403.09948",
             license=_APACHE,
@@ -318,7 +318,7 @@ def medvl_evaluators() -> list[EvaluatorSpec]:
         ),
         EvaluatorSpec(
             name="linear_probe",
-            factory="medvl_baseline.linear_probe:LinearProbe",
+            factory="medvl_evaluation.evaluators.linear_probe:LinearProbe",
             summary="Linear probe and few-shot on embeddings: k-fold, or from a training split, with early stopping",
             source="arXiv:2503.02162",
             license=_APACHE,
@@ -349,7 +349,7 @@ def medvl_evaluators() -> list[EvaluatorSpec]:
         ),
         EvaluatorSpec(
             name="subgroups",
-            factory="medvl_baseline.subgroups:Subgroups",
+            factory="medvl_evaluation.evaluators.subgroups:Subgroups",
             summary="AUROC per group of a metadata column, the worst group and the gap",
             source="medvl",
             license=_APACHE,
@@ -361,7 +361,7 @@ def medvl_evaluators() -> list[EvaluatorSpec]:
         ),
         EvaluatorSpec(
             name="segmentation",
-            factory="medvl_baseline.segmentation:Segmentation",
+            factory="medvl_evaluation.evaluators.segmentation:Segmentation",
             summary="Dice per class, and AUROC of the predicted volume for having it",
             source="arXiv:2404.15272",
             license=_APACHE,
@@ -383,7 +383,7 @@ def medvl_datasets() -> list[DatasetSpec]:
     return [
         DatasetSpec(
             name="phantom",
-            factory="medvl_baseline.phantom:PhantomCohort",
+            factory="medvl_phantom:PhantomCohort",
             summary="Procedural chest-to-abdomen CTs with organ labels, findings, reports and simulated radiographs",
             source="medvl",
             license=_APACHE,
@@ -395,7 +395,7 @@ def medvl_datasets() -> list[DatasetSpec]:
         ),
         DatasetSpec(
             name="folder",
-            factory="medvl_baseline.folder:FolderDataset",
+            factory="medvl_baseline.datasets.folder:FolderDataset",
             summary="CT and radiograph files named by a CSV or parquet table",
             source="medvl",
             license=_APACHE,

@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from medvl_core.errors import did_you_mean
-from medvl_core.region_texts import spoken
-from medvl_core.regions import RegionText
 from medvl_core.study import Study
+from medvl_ct_glip.regions.model import RegionText
+from medvl_ct_glip.regions.texts import spoken
 
 __all__ = ["ROLES", "Abnormality", "OrganLabels", "prompt_pair", "question", "read_abnormalities"]
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from medvl_core.weights import WeightsError, load_state, read_checkpoint
+from medvl_core.engine.weights import WeightsError, load_state, read_checkpoint
 from medvl_ct_glip.volume_encoders import SegmentingEncoder
 
 __all__ = ["load_nnunet", "load_unimiss"]

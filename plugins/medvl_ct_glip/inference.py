@@ -16,18 +16,18 @@ import torch
 from scipy.special import expit
 from torch import Tensor
 
-from medvl_core.files import read_text, write_csv, write_text
-from medvl_core.readers import FileSource
-from medvl_core.region_data import RegionDataset
-from medvl_core.region_texts import spoken
-from medvl_core.region_volumes import RegionVolumes
-from medvl_core.region_windows import ScanEmbedding
+from medvl_core.engine.files import read_text, write_csv, write_text
 from medvl_core.study import Study
 from medvl_ct_glip.abnormalities import Abnormality, prompt_pair, question
 from medvl_ct_glip.figures import heat_map, overlay
 from medvl_ct_glip.mask_maker import MakeMasks, weights_folder
 from medvl_ct_glip.masks import MaskError, with_regions
 from medvl_ct_glip.region_sets import region_set
+from medvl_ct_glip.regions.data import RegionDataset
+from medvl_ct_glip.regions.texts import spoken
+from medvl_ct_glip.regions.volumes import RegionVolumes
+from medvl_ct_glip.regions.windows import ScanEmbedding
+from medvl_imaging.readers import FileSource
 
 __all__ = ["OrganPrediction", "read_thresholds", "scan_study"]
 

@@ -10,7 +10,7 @@ from fnmatch import fnmatch
 from functools import lru_cache
 from pathlib import Path
 
-from medvl_core.report_rules import Cues, load_cues
+from medvl_baseline.reports.rules import Cues, load_cues
 from medvl_ct_glip.region_sets import region_set
 
 __all__ = ["ITEM", "FindingRule", "Lexicon", "load_lexicon"]
@@ -147,7 +147,7 @@ def load_lexicon(folder: str | Path = _FOLDER, cues: str | Path | None = None) -
 
     Args:
         folder: Where they are; medvl's own without one.
-        cues: Rules of negation, see ``medvl_core.report_rules.load_cues``.
+        cues: Rules of negation, see ``medvl_baseline.reports.rules.load_cues``.
 
     Raises:
         FileNotFoundError: If a file is missing.

@@ -131,7 +131,7 @@ def check_regions(study: Study, required: Sequence[str] = ()) -> dict[str, Regio
 
 @dataclass(frozen=True)
 class CheckRegions:
-    """``check_regions`` as a function for ``medvl_core.scale.map_studies``: problems of every region as a record.
+    """``check_regions`` as a function for ``medvl_imaging.scale.map_studies``: problems of every region as a record.
 
     Args:
         required: Regions that must be there.

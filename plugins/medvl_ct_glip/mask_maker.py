@@ -1,4 +1,4 @@
-"""Organ masks by TotalSegmentator: each study in a child process, for ``medvl_core.scale.map_studies``."""
+"""Organ masks by TotalSegmentator: each study in a child process, for ``medvl_imaging.scale.map_studies``."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from typing import Any, Literal
 import nibabel as nib
 import numpy as np
 
+from medvl_core.engine.files import safe_name, write_csv
 from medvl_core.errors import EXIT_DATA, MedvlError
-from medvl_core.files import safe_name, write_csv
-from medvl_core.scale import ScaleReport
 from medvl_core.study import Study
+from medvl_imaging.scale import ScaleReport
 
 __all__ = ["MakeMasks", "MaskMakerError", "WeightsMissingError", "weights_folder", "write_mask_table"]
 
@@ -85,7 +85,7 @@ def weights_folder(folder: str | Path | None, speed: Speed) -> Path:
 
 @dataclass(frozen=True)
 class MakeMasks:
-    """What mask making does with one study; a function for ``medvl_core.scale.map_studies``.
+    """What mask making does with one study; a function for ``medvl_imaging.scale.map_studies``.
 
     The CT is read by medvl, so HU and grid are those that training sees, and handed to ``totalsegmentator`` in a
     process of its own, which sends no usage statistics. ``<study>.nii.gz`` appears whole or not at all.

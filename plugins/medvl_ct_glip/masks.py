@@ -15,12 +15,12 @@ import nibabel as nib
 import numpy as np
 from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation, ornt_transform
 
-from medvl_core.files import safe_name
+from medvl_core.engine.files import safe_name
 from medvl_core.protocols import Dataset
-from medvl_core.readers import FileSource, read_volume
 from medvl_core.study import Image, ImageSource, Shared, Study
 from medvl_ct_glip.mask_checks import CHECKS_VERSION, MaskError, check_mask
 from medvl_ct_glip.region_sets import UNKNOWN, RegionSet, is_known, label_names, region_map, region_set
+from medvl_imaging.readers import FileSource, read_volume
 
 __all__ = ["MaskError", "MaskedDataset", "RegionMask", "with_regions"]
 

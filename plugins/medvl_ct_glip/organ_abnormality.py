@@ -10,8 +10,12 @@ import numpy as np
 from scipy.special import expit
 from torch import Tensor
 
-from medvl_core.files import write_csv
-from medvl_core.metrics import (
+from medvl_core.engine.files import write_csv
+from medvl_core.specs import Metric
+from medvl_ct_glip.abnormalities import prompt_pair, question, read_abnormalities
+from medvl_ct_glip.figures import heat_map, radar
+from medvl_ct_glip.region_rows import RegionRows
+from medvl_evaluation.metrics import (
     areas_statistic,
     auprc,
     auroc,
@@ -20,11 +24,7 @@ from medvl_core.metrics import (
     choose_thresholds,
     micro_auroc,
 )
-from medvl_core.predictions import Predictions
-from medvl_core.specs import Metric
-from medvl_ct_glip.abnormalities import prompt_pair, question, read_abnormalities
-from medvl_ct_glip.figures import heat_map, radar
-from medvl_ct_glip.region_rows import RegionRows
+from medvl_evaluation.predictions import Predictions
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -10,11 +10,11 @@ import numpy as np
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from medvl_core.metrics import bootstrap_ci
-from medvl_core.region_texts import spoken
 from medvl_core.specs import Metric
 from medvl_ct_glip.figures import heat_map
 from medvl_ct_glip.region_rows import RegionRows
+from medvl_ct_glip.regions.texts import spoken
+from medvl_evaluation.metrics import bootstrap_ci
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal
 
-from medvl_core.regions import RegionText
-from medvl_core.report_rules import sentences
+from medvl_baseline.reports.rules import sentences
 from medvl_core.study import Report
 from medvl_ct_glip.lexicon import ITEM, FindingRule, Lexicon, load_lexicon
+from medvl_ct_glip.regions.model import RegionText
 
 __all__ = ["Extractor", "ExtractionError", "Mention", "RuleExtractor", "check_mentions", "status_of", "unread"]
 

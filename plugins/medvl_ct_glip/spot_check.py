@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from medvl_core.files import write_text
-from medvl_core.report_sections import split_report
+from medvl_baseline.reports.sections import split_report
+from medvl_core.engine.files import write_text
 from medvl_core.study import Report, Study
 from medvl_ct_glip.organ_findings import OrganFindings
 from medvl_ct_glip.region_sets import region_set

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from medvl_core.folds import Folds, SplitMode
-from medvl_core.image_table import ImageTable, keep_views, label_column
-from medvl_core.tables import need_columns, read_label, read_table
+from medvl_baseline.datasets.image_table import ImageTable, keep_views, label_column
+from medvl_evaluation.splits.folds import Folds, SplitMode
+from medvl_imaging.tables import need_columns, read_label, read_table
 
 __all__ = ["CXR_LT_LABELS", "CXR_LT_RARE", "build_cxr_lt"]
 

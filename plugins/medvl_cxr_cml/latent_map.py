@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medvl_core.report.case_panels import project_embeddings
 from medvl_core.specs import Metric
 from medvl_cxr_cml.em import Covariance
 from medvl_cxr_cml.mixture import StudentTMixture
+from medvl_evaluation.page.case_panels import project_embeddings
 
 if TYPE_CHECKING:
     import pandas as pd

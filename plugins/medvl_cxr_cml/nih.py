@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from medvl_baseline.datasets.image_table import ImageTable, find_table, keep_views, listed_files
 from medvl_core.errors import did_you_mean
-from medvl_core.folds import Folds, SplitMode
-from medvl_core.image_table import ImageTable, find_table, keep_views, listed_files
-from medvl_core.tables import need_columns, read_table
+from medvl_evaluation.splits.folds import Folds, SplitMode
+from medvl_imaging.tables import need_columns, read_table
 
 if TYPE_CHECKING:
     from pandas import DataFrame

@@ -11,11 +11,11 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from medvl_core.folds import Folds
-from medvl_core.image_table import ImageTable
-from medvl_core.readers import FileSource
-from medvl_core.readers.dicom import is_dicom
+from medvl_baseline.datasets.image_table import ImageTable
 from medvl_core.study import ImageSource
+from medvl_evaluation.splits.folds import Folds
+from medvl_imaging.readers import FileSource
+from medvl_imaging.readers.dicom import is_dicom
 
 __all__ = ["classed_table", "existing", "image_files", "row", "series_folders", "volume_files"]
 

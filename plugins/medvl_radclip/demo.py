@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from medvl_core.build import build_dataset
-from medvl_core.data import rng_for
+from medvl_core.engine.loading import rng_for
 from medvl_core.study import ImageSource, Study
 from medvl_radclip.volume_slices import VolumeSlice
 

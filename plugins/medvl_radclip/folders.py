@@ -8,9 +8,9 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from medvl_baseline.datasets.image_table import ImageTable
 from medvl_core.errors import did_you_mean
-from medvl_core.folds import Folds, SplitMode
-from medvl_core.image_table import ImageTable
+from medvl_evaluation.splits.folds import Folds, SplitMode
 from medvl_radclip.captions import parse_name
 from medvl_radclip.classed import classed_table, image_files, row, volume_files
 
@@ -65,7 +65,7 @@ def build_class_folders(
         condition: Class → words of the caption, blank for none. ``None``: the class, underscores as blanks.
         files: Only paths of this pattern (``fnmatch``), e.g. ``"*_image.nii.gz"``.
         split: ``"patients"``; ``"official"`` where the path has a folder ``train``, ``val`` or ``test`` (also
-            ``training``, ``validation``, ...); see ``medvl_core.folds.Folds``.
+            ``training``, ``validation``, ...); see ``medvl_evaluation.splits.folds.Folds``.
         fold: See there.
         n_folds: See there.
         validation_share: See there.
@@ -138,7 +138,7 @@ def build_crystal_clean(
     Args:
         folder: The set, or its ``Data`` folder.
         augmented: Keep the copies.
-        split: See ``medvl_core.folds.Folds``.
+        split: See ``medvl_evaluation.splits.folds.Folds``.
         fold: See there.
         n_folds: See there.
         validation_share: See there.

@@ -7,9 +7,9 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from medvl_core.folds import Folds, SplitMode
-from medvl_core.image_table import ImageTable, find_table
-from medvl_core.tables import need_columns, read_table
+from medvl_baseline.datasets.image_table import ImageTable, find_table
+from medvl_evaluation.splits.folds import Folds, SplitMode
+from medvl_imaging.tables import need_columns, read_table
 from medvl_radclip.captions import modality_name, region_name
 from medvl_radclip.classed import classed_table, existing, row
 
@@ -45,7 +45,7 @@ def build_radimagenet(
     Args:
         folder: Holds the tables and ``radiology_ai``.
         modalities: Of ``"CT"``, ``"MR"``, ``"US"``; RadCLIP leaves ultrasound out.
-        split: ``"official"``: the three lists; see ``medvl_core.folds.Folds``.
+        split: ``"official"``: the three lists; see ``medvl_evaluation.splits.folds.Folds``.
         fold: See there.
         n_folds: See there.
         validation_share: See there.
@@ -97,7 +97,7 @@ def build_rsna_pneumonia(
 
     Args:
         folder: Holds ``stage_2_detailed_class_info.csv``, ``stage_2_train_labels.csv`` and ``stage_2_train_images``.
-        split: See ``medvl_core.folds.Folds``.
+        split: See ``medvl_evaluation.splits.folds.Folds``.
         fold: See there.
         n_folds: See there.
         validation_share: See there.

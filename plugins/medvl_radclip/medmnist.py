@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from medvl_core.folds import Folds, SplitMode
-from medvl_core.image_table import ImageTable
+from medvl_baseline.datasets.image_table import ImageTable
 from medvl_core.study import Image, ImageSource
+from medvl_evaluation.splits.folds import Folds, SplitMode
 
 __all__ = ["ArraySource", "build_medmnist"]
 
@@ -65,7 +65,7 @@ def build_medmnist(
         classes: Name of each class number, in order; or of each label column where images have several.
         region: For captions.
         modality: For captions.
-        split: ``"official"``: the file's own three parts; see ``medvl_core.folds.Folds``.
+        split: ``"official"``: the file's own three parts; see ``medvl_evaluation.splits.folds.Folds``.
         fold: See there.
         n_folds: See there.
         validation_share: See there.

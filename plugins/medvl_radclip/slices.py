@@ -9,11 +9,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from medvl_core.alignment import Tower
 from medvl_core.build import build_encoder, build_pooling
+from medvl_core.engine.alignment import Tower
 from medvl_core.protocols import EncoderOutput
 from medvl_core.specs import ImageInput
-from medvl_core.transforms import Normalise
+from medvl_imaging.transforms import Normalise
 from medvl_radclip.plugin import SLICES
 
 __all__ = ["SliceEncoder", "build_slices"]

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from pydicom import dcmread
 
-from medvl_core.folds import Folds, SplitMode
-from medvl_core.image_table import ImageTable
-from medvl_core.tables import need_columns, read_table
+from medvl_baseline.datasets.image_table import ImageTable
+from medvl_evaluation.splits.folds import Folds, SplitMode
+from medvl_imaging.tables import need_columns, read_table
 from medvl_radclip.captions import modality_name
 from medvl_radclip.classed import classed_table, row, series_folders, volume_files
 
@@ -41,7 +41,7 @@ def build_covid_ct_md(
 
     Args:
         folder: The set, under any name.
-        split: See ``medvl_core.folds.Folds``.
+        split: See ``medvl_evaluation.splits.folds.Folds``.
         fold: See there.
         n_folds: See there.
         validation_share: See there.
@@ -87,7 +87,7 @@ def build_ixi(
         folder: Holds the files, at any depth.
         sequence: ``"T1"``, ``"T2"``, ``"PD"`` or ``"MRA"``.
         table: ``IXI.xls`` (needs the extra ``xls``), or the same as CSV. ``None``: the one in ``folder``.
-        split: See ``medvl_core.folds.Folds``.
+        split: See ``medvl_evaluation.splits.folds.Folds``.
         fold: See there.
         n_folds: See there.
         validation_share: See there.
@@ -140,7 +140,7 @@ def build_dicom_collection(
         region: For captions where the series does not state its ``BodyPartExamined``.
         labels: CSV with columns ``patient`` and ``label``: the class of each patient, whose other series are left out.
             ``None``: the class is the modality.
-        split: See ``medvl_core.folds.Folds``.
+        split: See ``medvl_evaluation.splits.folds.Folds``.
         fold: See there.
         n_folds: See there.
         validation_share: See there.

@@ -11,7 +11,7 @@ import numpy as np
 
 from medvl_core.build import build_dataset
 from medvl_core.study import Image, ImageSource, Shared, Study
-from medvl_core.transforms import Orient, Window
+from medvl_imaging.transforms import Orient, Window
 from medvl_radclip.plugin import SLICES
 
 __all__ = ["SliceAt", "VolumeSlice", "VolumeSlices"]

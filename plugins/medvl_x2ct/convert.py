@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from medvl_core.engine.weights import WeightsError, atomic_save, file_digest, read_checkpoint
 from medvl_core.errors import EXIT_DATA
-from medvl_core.weights import WeightsError, atomic_save, file_digest, read_checkpoint
 from medvl_x2ct.ct_clip_weights import PREFIX, UNUSED
 
 __all__ = ["convert_ct_clip", "main"]

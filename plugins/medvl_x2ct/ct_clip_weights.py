@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import nn
 
-from medvl_core.weights import WeightsError, file_digest, load_weights
+from medvl_core.engine.weights import WeightsError, file_digest, load_weights
 
 __all__ = ["PREFIX", "UNUSED", "load_ct_clip"]
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from medvl_core.radiograph import SimulatedRadiograph
 from medvl_core.study import ImageSource, Report, Shared, Study
-from medvl_core.tables import need_columns, read_label, read_table
+from medvl_imaging.radiograph import SimulatedRadiograph
+from medvl_imaging.tables import need_columns, read_label, read_table
 from medvl_x2ct.ct_rate_volume import CtRateVolume, MetadataRow
 from medvl_x2ct.labels import collapse, load_label_set
 
@@ -56,7 +56,7 @@ class CtRateDataset:
             ``validation`` empty.
         seed: Of that share. A patient's place depends on the seed and the patient only, not on what is on disk.
         label_set: A name in ``medvl_x2ct.labels.LABEL_SETS`` or a JSON file.
-        simulate_cxr: Options of ``medvl_core.radiograph.simulate_radiograph``; ``False`` leaves the radiograph out.
+        simulate_cxr: Options of ``medvl_imaging.radiograph.simulate_radiograph``; ``False`` leaves the radiograph out.
         exclude: File of study or volume names to leave out, one a line or in the first column, such as the list of bad
             cases that preparation writes.
 

@@ -11,9 +11,9 @@ from typing import Literal
 
 import numpy as np
 
-from medvl_core.readers.checks import ImageError, check_affine, check_ct
-from medvl_core.readers.nifti import affine_of, read_stored
 from medvl_core.study import Image
+from medvl_imaging.readers.checks import ImageError, check_affine, check_ct
+from medvl_imaging.readers.nifti import affine_of, read_stored
 from medvl_x2ct.hounsfield import is_hu
 
 __all__ = ["CtRateVolume", "MetadataRow", "gzip_digest"]

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from medvl_core.weights import WeightsError, file_digest, load_state, read_checkpoint
+from medvl_core.engine.weights import WeightsError, file_digest, load_state, read_checkpoint
 
 __all__ = ["initialise"]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from medvl_core.build import build_dataset
-from medvl_core.files import write_text
+from medvl_core.engine.files import write_text
 from medvl_x2ct.labels import load_label_set
 from medvl_x2ct.report_labels import Labeler, RuleLabeler, named_labeler, sections
 
@@ -243,7 +243,7 @@ def _labels(labeler: Labeler, text: str, names: Sequence[str]) -> dict[str, floa
 
 
 def _check_images(table: Path, root: Path) -> None:
-    from medvl_core.tables import read_table
+    from medvl_imaging.tables import read_table
 
     rows = read_table(table)
     absent = [number for number, name in rows["cxr"].items() if not (root / name).is_file()]

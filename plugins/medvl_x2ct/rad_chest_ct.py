@@ -15,9 +15,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from medvl_core.readers.checks import ImageError, check_affine, check_budget, check_ct
 from medvl_core.study import Image, Study
-from medvl_core.tables import need_columns, read_label, read_table
+from medvl_imaging.readers.checks import ImageError, check_affine, check_budget, check_ct
+from medvl_imaging.tables import need_columns, read_label, read_table
 from medvl_x2ct.ct_rate import read_excluded, with_radiograph
 from medvl_x2ct.hounsfield import is_hu
 from medvl_x2ct.labels import collapse, load_label_set
@@ -136,7 +136,7 @@ class RadChestDataset:
         label_set: A name in ``medvl_x2ct.labels.LABEL_SETS`` that can be made from RAD-ChestCT, or a JSON file.
         split: ``"official"``, or ``"test"``: every scan is a test scan (external validation).
         seed: Not used; every dataset takes one.
-        simulate_cxr: Options of ``medvl_core.radiograph.simulate_radiograph``; ``False`` leaves the radiograph out.
+        simulate_cxr: Options of ``medvl_imaging.radiograph.simulate_radiograph``; ``False`` leaves the radiograph out.
         exclude: File of study names to leave out, one a line or in the first column.
 
     Raises:

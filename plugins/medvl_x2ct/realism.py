@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from medvl_core.radiograph import simulate_radiograph
-from medvl_core.readers import read_radiograph, read_volume
 from medvl_core.study import Image
+from medvl_imaging.radiograph import simulate_radiograph
+from medvl_imaging.readers import read_radiograph, read_volume
 
 __all__ = ["main", "save_panel"]
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 
-from medvl_core.report_rules import load_cues, sentences
+from medvl_baseline.reports.rules import load_cues, sentences
 
 __all__ = ["Labeler", "RuleLabeler", "named_labeler", "sections"]
 
@@ -20,7 +20,7 @@ _SECTIONS = {"FINDINGS": "findings", "IMPRESSION": "impression", "IMPRESSIONS": 
 class RuleLabeler:
     """One verdict per label over all its mentions: present beats uncertain, uncertain beats absent or not mentioned.
 
-    Whether a mention is negated or uncertain is decided by ``medvl_core.report_rules``; history counts as absent.
+    Whether a mention is negated or uncertain is decided by ``medvl_baseline.reports.rules``; history counts as absent.
 
     Args:
         patterns: Label → regular expressions of its mentions, for running text in any case.

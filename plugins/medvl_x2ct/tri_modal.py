@@ -6,8 +6,8 @@ from dataclasses import replace
 
 from torch import nn
 
-from medvl_core.alignment import AlignmentLoss
 from medvl_core.build import build_loss
+from medvl_core.engine.alignment import AlignmentLoss
 from medvl_core.protocols import AlignmentBatch, LossOutput
 
 __all__ = ["TriModal"]

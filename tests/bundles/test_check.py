@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from monai.bundle import verify_metadata
 
-from medvl_core.bundle_check import check_bundle
+from medvl_core.bundle.check import check_bundle
 
 BUNDLES = sorted(path.parents[1] for path in (Path(__file__).parents[2] / "monai_bundles").glob("*/configs/train.json"))
 

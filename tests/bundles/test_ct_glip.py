@@ -15,10 +15,10 @@ import pytest
 import torch
 from monai.bundle import ConfigParser, ConfigWorkflow, verify_metadata
 
-from medvl_baseline.phantom import ORGANS, PhantomCohort
-from medvl_core.bundle import explain
-from medvl_core.bundle_check import check_bundle
-from medvl_core.manifest import read_manifest
+from medvl_core.bundle.check import check_bundle
+from medvl_core.bundle.manifest import read_manifest
+from medvl_core.bundle.startup import explain
+from medvl_phantom import ORGANS, PhantomCohort
 from tests.bundles import running
 
 pytestmark = [
@@ -206,7 +206,7 @@ def refused(again, scan, tmp_path, monkeypatch):
     late = []
     monkeypatch.setattr("medvl_ct_glip.inference.weights_folder", lambda *_: tmp_path)
     monkeypatch.setattr("medvl_ct_glip.mask_maker.MakeMasks._segment", lambda *_: late.append("masks"))
-    monkeypatch.setattr("medvl_core.region_windows.ScanEmbedding.forward", lambda *_: late.append("network"))
+    monkeypatch.setattr("medvl_ct_glip.regions.windows.ScanEmbedding.forward", lambda *_: late.append("network"))
 
     def refuse(prompts=None, **overrides):
         if prompts is not None:

@@ -12,12 +12,12 @@ import torch
 from monai.bundle import ConfigParser
 from PIL import Image
 
+from medvl_core.bundle.manifest import read_manifest
 from medvl_core.engine.resume import ExactResume
-from medvl_core.manifest import read_manifest
-from medvl_core.run_comparison import compare_runs
+from medvl_evaluation.run_comparison import compare_runs
 from tests.bundles import running
 from tests.bundles.conftest import Trained
-from tests.plugins.cxr_sets import cxr_lt
+from tests.papers.cxr_cml.cxr_sets import cxr_lt
 
 pytestmark = [
     pytest.mark.filterwarnings(

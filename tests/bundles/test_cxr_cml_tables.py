@@ -6,8 +6,8 @@ import sys
 import numpy as np
 import pytest
 
-from medvl_core.cross_validation import pool_folds, summary_table
-from medvl_core.predictions import Predictions
+from medvl_evaluation.predictions import Predictions
+from medvl_evaluation.splits.cross_validation import pool_folds, summary_table
 from tests.bundles import running
 
 BUNDLE = running.ROOT / "monai_bundles" / "cxr_cml"

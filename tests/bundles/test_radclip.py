@@ -14,7 +14,7 @@ import torch
 from monai.bundle import ConfigParser, ConfigWorkflow, verify_metadata
 from PIL import Image
 
-from medvl_core.manifest import read_manifest
+from medvl_core.bundle.manifest import read_manifest
 from tests.bundles import running
 
 pytestmark = [

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from medvl_core.text import bpe_merges
-from medvl_core.weights import WeightsError
+from medvl_baseline.texts.vocabulary import bpe_merges
+from medvl_core.engine.weights import WeightsError
 from tests.bundles import running
 from tests.bundles.test_radclip import rows, run, state
-from tests.plugins.radclip_sets import covid_ct_md, radimagenet
+from tests.papers.radclip.radclip_sets import covid_ct_md, radimagenet
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning", "ignore::UserWarning"),

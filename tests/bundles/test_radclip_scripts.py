@@ -14,10 +14,10 @@ from monai.bundle import ConfigWorkflow
 from PIL import Image
 from sklearn.metrics import accuracy_score, f1_score
 
-from medvl_core.predictions import Predictions
+from medvl_evaluation.predictions import Predictions
 from tests.bundles import running
 from tests.bundles.test_radclip import TINY, pictures, rows, run, trained  # noqa: F401
-from tests.plugins.radclip_sets import class_volumes
+from tests.papers.radclip.radclip_sets import class_volumes
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning", "ignore::UserWarning"),
@@ -207,7 +207,7 @@ def test_every_plane_trains_and_gives_the_weights_of_its_slices(trained, tmp_pat
 def test_a_language_model_takes_the_place_of_the_text_tower(pictures, tmp_path):  # noqa: F811
     from transformers import BertConfig, BertModel, BertTokenizer
 
-    from medvl_core.text import wordpiece_vocabulary
+    from medvl_baseline.texts.vocabulary import wordpiece_vocabulary
 
     tokens = wordpiece_vocabulary(["brain mri, dark bright"] * 3, tmp_path / "vocab.txt", size=90).read_text().split()
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}

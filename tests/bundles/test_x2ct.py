@@ -10,9 +10,9 @@ import torch
 from monai.bundle import verify_metadata
 from PIL import Image
 
-from medvl_baseline.phantom import PhantomCohort
-from medvl_core.bundle_check import check_bundle
-from medvl_core.manifest import read_manifest
+from medvl_core.bundle.check import check_bundle
+from medvl_core.bundle.manifest import read_manifest
+from medvl_phantom import PhantomCohort
 from tests.bundles import running
 
 pytestmark = [

@@ -10,9 +10,9 @@ import torch
 from monai.bundle import ConfigParser
 from safetensors.torch import save_file
 
-from medvl_baseline.phantom import PhantomCohort, write_ct_rate_layout
 from medvl_core.build import build_encoder
-from medvl_core.manifest import read_manifest
+from medvl_core.bundle.manifest import read_manifest
+from medvl_phantom import PhantomCohort, write_ct_rate_layout
 from tests.bundles import running
 
 pytestmark = [

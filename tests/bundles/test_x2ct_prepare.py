@@ -9,10 +9,10 @@ import sys
 
 import pytest
 
-from medvl_baseline.phantom import PhantomCohort, write_ct_rate_layout
 from medvl_core.build import build_dataset
-from medvl_core.bundle import OverrideError
+from medvl_core.bundle.startup import OverrideError
 from medvl_core.errors import OptionError
+from medvl_phantom import PhantomCohort, write_ct_rate_layout
 from tests.bundles import running
 
 pytestmark = pytest.mark.usefixtures("_process_as_before")

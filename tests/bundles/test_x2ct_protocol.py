@@ -9,10 +9,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from medvl_baseline.phantom import PhantomCohort
-from medvl_core.run_comparison import compare_runs
+from medvl_evaluation.run_comparison import compare_runs
+from medvl_phantom import PhantomCohort
 from tests.bundles import running
-from tests.plugins.x2ct_layouts import write_rad_chest
+from tests.papers.x2ct.x2ct_layouts import write_rad_chest
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning", "ignore::UserWarning"),

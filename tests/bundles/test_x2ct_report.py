@@ -7,7 +7,7 @@ import json
 import mlflow
 import pytest
 
-from medvl_core.report import page as report_page
+from medvl_evaluation.page import page as report_page
 from tests.browser import n_pages, opened
 from tests.bundles import running
 

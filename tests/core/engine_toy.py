@@ -14,12 +14,13 @@ from monai.handlers import LrScheduleHandler, ValidationHandler
 from monai.transforms import RandGaussianNoise
 from torch import nn
 
-from medvl_core.alignment import AlignmentLoss, AlignmentModel, Tower
-from medvl_core.data import ImageRows, StudyDataset, study_loader
 from medvl_core.engine import EpochLine, ExactResume, GuardStep, PluginMetric, SaveBest, prepare_batch
+from medvl_core.engine.alignment import AlignmentLoss, AlignmentModel, Tower
+from medvl_core.engine.loading import StudyDataset, study_loader
 from medvl_core.protocols import EncoderOutput, LossOutput
 from medvl_core.specs import ImageInput
 from medvl_core.study import Study
+from medvl_imaging.images import ImageRows
 
 
 class Encoder(nn.Module):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from medvl_core.bundle_check import check_bundle
+from medvl_core.bundle.check import check_bundle
 
 METADATA = {
     "schema": "https://example.org/meta_schema_20240725.json",
@@ -100,9 +100,14 @@ def with_node(key, node):
         ("$scripts.losses.f()", "names the package 'scripts'"),
         ("finding #1", "MONAI turns '#' into '::'"),
         ({"_target_": "SimpleInferrer"}, "MONAI has no component 'SimpleInferrer'"),
-        ({"_target_": "os.system"}, "'os.system' is not from medvl_core, monai, torch, ignite"),
+        ({"_target_": "os.system"}, "'os.system' is not from ignite, medvl_core, monai, torch"),
         ({"_target_": "torch.optim.AdamWW"}, "'torch.optim.AdamWW' does not exist"),
-        ({"_target_": "medvl_baseline.infonce.InfoNCE"}, "offer it as a component"),
+        (
+            {"_target_": "medvl_baseline.losses.infonce.InfoNCE"},
+            "is the component baseline/infonce (medvl 0.1.0); build it by medvl_core.build_loss",
+        ),
+        ({"_target_": "medvl_imaging.images._source"}, "'medvl_imaging.images._source' is private"),
+        ({"_target_": "pandas.read_pickle"}, "or an installed plugin; put it into a plugin"),
         ({"_target_": "$@encoder"}, "is not the name of a class or function"),
         ({"_target_": ["torch.optim.AdamW"]}, "['torch.optim.AdamW'] is not the name of a class or function"),
         (
@@ -175,7 +180,7 @@ def test_component_that_does_not_build_with_tiny(folder, monkeypatch):
     def broken(component, options):
         raise ValueError(f"{component.full_name} is broken today")
 
-    monkeypatch.setattr("medvl_core.bundle_check.build_component", broken)
+    monkeypatch.setattr("medvl_core.bundle.check.build_component", broken)
     found = problems(folder)
     assert (
         "configs/train.json::encoder: baseline/resnet18_2d does not build with its tiny options: "

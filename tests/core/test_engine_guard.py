@@ -6,7 +6,7 @@ from ignite.engine import Events
 from monai.engines import IterationEvents
 
 from medvl_core.engine import NonFiniteError
-from medvl_core.weights import weights_digest
+from medvl_core.engine.weights import weights_digest
 from tests.core.engine_toy import stage, use_scaler
 
 CUDA_IS_NOT_THERE = pytest.mark.filterwarnings("ignore:.*CUDA is not available:UserWarning")  # MONAI's autocast

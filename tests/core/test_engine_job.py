@@ -7,7 +7,7 @@ import torch
 from ignite.engine import Events
 
 from medvl_core.engine import prepare_batch, set_seed, start_job, train_or_load
-from medvl_core.weights import save_weights, weights_digest
+from medvl_core.engine.weights import save_weights, weights_digest
 from tests.core.engine_toy import stage
 
 

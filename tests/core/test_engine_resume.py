@@ -7,7 +7,7 @@ import torch
 from ignite.engine import Events
 
 from medvl_core.engine.resume import _read_verified
-from medvl_core.weights import WeightsError, weights_digest
+from medvl_core.engine.weights import WeightsError, weights_digest
 from tests.core.engine_toy import stage, use_scaler
 
 

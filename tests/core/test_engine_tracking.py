@@ -8,9 +8,9 @@ import pytest
 from ignite.engine import Events
 
 from medvl_core.engine import StopRequested, TrackedRun, track_evaluation
-from medvl_core.report import write_report
-from tests.core import report_folder
+from medvl_evaluation.page import write_report
 from tests.core.engine_toy import stage
+from tests.evaluation import report_folder
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import tomllib
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
@@ -17,8 +18,22 @@ CORE = ROOT / "medvl_core"
 PLUGINS = {
     path.parent.name: path for path in sorted((ROOT / "plugins").rglob("plugin.py")) if "build" not in path.parts
 }
-MODULES = [path for path in sorted(CORE.rglob("*.py")) if path.name != "__init__.py"]
-TESTS = {path.stem for path in (ROOT / "tests/core").rglob("test_*.py")}
+LAYERS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["medvl"]["layers"]
+ROW = {package: row for row, packages in enumerate(LAYERS) for package in packages}
+FOLDER = {package: ROOT / package if package == "medvl_core" else ROOT / "plugins" / package for package in ROW}
+PAPERS = LAYERS[-1]
+MODULES = [
+    path
+    for package in LAYERS[0] + LAYERS[1]
+    for path in sorted(FOLDER[package].rglob("*.py"))
+    if path.stem != "__init__"
+]
+
+
+def _tests_of(package: str) -> set[str]:
+    """Names of the test files of one package."""
+    short = package.removeprefix("medvl_")
+    return {path.stem for path in (ROOT / "tests" / ("papers" if package in PAPERS else "") / short).rglob("test_*.py")}
 
 
 def imported_packages(path: Path) -> set[str]:
@@ -37,12 +52,13 @@ def test_the_walks_find_something():
     assert len(MODULES) > 10
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(CORE)))
-def test_every_core_module_has_a_test_file(path):
-    """``a/b.py`` is tested by ``test_a_b.py``, or a small package ``a`` as a whole by ``test_a.py``."""
-    parts = path.relative_to(CORE).with_suffix("").parts
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_module_has_a_test_file(path):
+    """``a/b.py`` of a package is tested by ``test_a_b.py``, or a small folder ``a`` as a whole by ``test_a.py``."""
+    package = next(name for name, folder in FOLDER.items() if path.is_relative_to(folder))
+    parts = path.relative_to(FOLDER[package]).with_suffix("").parts
     names = {f"test_{'_'.join(parts[:depth])}" for depth in range(1, len(parts) + 1)}
-    assert names & TESTS, f"write one of {sorted(names)}"
+    assert names & _tests_of(package), f"write one of {sorted(names)}"
 
 
 @pytest.mark.parametrize("hook", HOOKS)
@@ -61,15 +77,16 @@ def test_every_source_is_listed(package, monkeypatch):
         assert f"`{component.full_name}`" in rows.get(f"`{component.spec.source}`", ""), component
 
 
-@pytest.mark.parametrize("path", sorted(CORE.rglob("*.py")), ids=lambda path: str(path.relative_to(CORE)))
-def test_core_never_imports_a_plugin(path):
-    assert not imported_packages(path) & set(PLUGINS)
+@pytest.mark.parametrize("package", ROW)
+def test_imports_go_down_the_layers(package):
+    for path in FOLDER[package].rglob("*.py"):
+        for other in imported_packages(path) & set(ROW) - {package}:
+            assert ROW[other] < ROW[package], f"{path} imports {other}, which is no layer below {package}"
 
 
-@pytest.mark.parametrize("package", PLUGINS)
-def test_plugins_never_import_each_other(package):
-    for path in PLUGINS[package].parent.rglob("*.py"):
-        assert not imported_packages(path) & (set(PLUGINS) - {package}), path
+def test_every_package_has_its_layer():
+    packages = {path.parent.name for path in (ROOT / "plugins").glob("medvl_*/__init__.py")}
+    assert packages | {"medvl_core"} == set(ROW)
 
 
 @pytest.mark.parametrize("package", PLUGINS)

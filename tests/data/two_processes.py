@@ -8,9 +8,9 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from medvl_core import distributed
-from medvl_core.alignment import AlignmentLoss, AlignmentModel, Tower
 from medvl_core.build import build_loss
+from medvl_core.engine import distributed
+from medvl_core.engine.alignment import AlignmentLoss, AlignmentModel, Tower
 from medvl_core.protocols import EncoderOutput
 
 

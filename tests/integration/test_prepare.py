@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from medvl_baseline.phantom import PhantomCohort, write_ct_rate_layout
+from medvl_phantom import PhantomCohort, write_ct_rate_layout
 from tests.bundles import running
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning")]

@@ -8,8 +8,8 @@ import json
 import numpy as np
 import pytest
 
-from medvl_core.radiograph import simulate_radiograph
-from medvl_core.readers import read_volume
+from medvl_imaging.radiograph import simulate_radiograph
+from medvl_imaging.readers import read_volume
 from tests.bundles import running
 
 pytestmark = [

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from medvl_core.report import page as report_page
-from medvl_core.report import write_report
+from medvl_evaluation.page import page as report_page
+from medvl_evaluation.page import write_report
 from tests.browser import n_pages, opened
-from tests.core import report_folder
+from tests.evaluation import report_folder
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from ablation import BACKBONES, CONFIGS  # beside this file
 
-from medvl_core.bundle import install_excepthook
-from medvl_core.experiments import run_setting, setting
+from medvl_core.bundle.startup import install_excepthook
+from medvl_evaluation.experiments import run_setting, setting
 
 STARTS = {
     "scratch": None,

@@ -42,7 +42,7 @@ exit code: 0 all made, 65 some failed, 75 stopped: run again
 
 
 def main() -> int:
-    from medvl_core.bundle import install_excepthook
+    from medvl_core.bundle.startup import install_excepthook
 
     install_excepthook()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
@@ -53,8 +53,8 @@ def main() -> int:
 
     weights = weights_folder(options.weights, options.speed)  # before anything is read or torch is loaded
 
-    from medvl_core.prepare import source_version
-    from medvl_core.scale import Journal, map_studies
+    from medvl_imaging.prepare import source_version
+    from medvl_imaging.scale import Journal, map_studies
 
     out = options.out.resolve()
     make = MakeMasks(out, weights, options.speed, options.device, options.memory_gib, options.timeout)
@@ -100,8 +100,8 @@ def _arguments() -> argparse.ArgumentParser:
 def _studies(options: argparse.Namespace) -> list[Any]:
     from medvl_core.build import build_dataset
     from medvl_core.errors import OptionError
-    from medvl_core.readers import FileSource
     from medvl_core.study import Study
+    from medvl_imaging.readers import FileSource
 
     if bool(options.ct) == bool(options.table):
         raise OptionError("give CTs or --table, one of the two; see --help")

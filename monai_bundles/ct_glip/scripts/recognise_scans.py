@@ -13,9 +13,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from medvl_core.bundle import install_excepthook
-from medvl_core.manifest import read_manifest
-from medvl_core.markdown import markdown_table
+from medvl_core.bundle.manifest import read_manifest
+from medvl_core.bundle.startup import install_excepthook
+from medvl_evaluation.markdown import markdown_table
 
 BUNDLE = Path(__file__).resolve().parent.parent
 EXAMPLES = """
@@ -61,7 +61,7 @@ def _parts(
     from monai.bundle import ConfigParser
 
     from medvl_core.engine import set_seed
-    from medvl_core.weights import load_weights
+    from medvl_core.engine.weights import load_weights
 
     set_seed(0)
     parser = ConfigParser()
@@ -95,7 +95,7 @@ def _evaluate(parts: dict[str, Any], indices: Sequence[Any]) -> tuple[int, int, 
 
 
 def _outputs(parts: dict[str, Any], indices: Sequence[Any]) -> Iterator[dict[str, Any]]:
-    from medvl_core.region_data import RegionDataset
+    from medvl_ct_glip.regions.data import RegionDataset
 
     dataset = RegionDataset([parts["study"]], parts["volumes"], min_voxels=parts["min_voxels"])
     for index in indices:

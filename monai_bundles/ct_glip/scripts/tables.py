@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from medvl_core.markdown import markdown_table
+from medvl_evaluation.markdown import markdown_table
 
 ROWS = {
     "vanilla": "global alignment",

@@ -14,10 +14,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from medvl_core.markdown import markdown_table
+from medvl_evaluation.markdown import markdown_table
 
 if TYPE_CHECKING:
-    from medvl_core.run_comparison import PairedTest
+    from medvl_evaluation.run_comparison import PairedTest
 
 PUBLISHED = {
     "MedCLIP": (0.476, 0.488, 0.450),
@@ -62,8 +62,8 @@ class _Run:
     """The folds of one setting in every folder: a seed each."""
 
     def __init__(self, folders: list[Path]) -> None:
-        from medvl_core.cross_validation import pool_folds, summary_table
-        from medvl_core.predictions import Predictions, read_predictions
+        from medvl_evaluation.predictions import Predictions, read_predictions
+        from medvl_evaluation.splits.cross_validation import pool_folds, summary_table
 
         self.groups = json.loads((folders[0] / "metrics.json").read_text())["groups"]
         folds = []
@@ -76,7 +76,7 @@ class _Run:
         self.summary = summary_table(folds, self.groups).set_index("group")
 
     def paired(self, other: _Run, group: str = "total") -> PairedTest:
-        from medvl_core.run_comparison import compare_predictions
+        from medvl_evaluation.run_comparison import compare_predictions
 
         names = self.groups.get(group, self.pooled.classes)
         return compare_predictions(self.pooled.sorted(names), other.pooled.sorted(names))

@@ -9,8 +9,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from medvl_core.bundle import install_excepthook
-from medvl_core.experiments import run_setting, setting
+from medvl_core.bundle.startup import install_excepthook
+from medvl_evaluation.experiments import run_setting, setting
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 ADAPTER = "radclip/slice_attention"

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from medvl_core.readers import FileSource
 from medvl_core.study import Shared
+from medvl_imaging.readers import FileSource
 from medvl_radclip.captions import parse_name
 from medvl_radclip.volume_slices import SliceAt
 

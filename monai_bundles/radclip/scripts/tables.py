@@ -19,8 +19,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from medvl_core.markdown import markdown_table
-from medvl_core.predictions import Predictions, read_predictions
+from medvl_evaluation.markdown import markdown_table
+from medvl_evaluation.predictions import Predictions, read_predictions
 
 Runs = Sequence[Sequence[Path]]
 """Of each seed, the evaluation folders of its folds."""
@@ -165,8 +165,8 @@ def estimate(compared: Sequence[tuple[str, Runs]]) -> list[Estimate]:
     Args:
         compared: One or two: name of the table of predictions, and the evaluation folders of each seed (one per fold).
     """
-    from medvl_baseline.decisions import decision_statistic
-    from medvl_core.metrics import bootstrap_ci
+    from medvl_evaluation.evaluators.decisions import decision_statistic
+    from medvl_evaluation.metrics import bootstrap_ci
 
     every = [[_read(folders, file) for folders in runs] for file, runs in compared]
     if len({tuple(study for seed in seeds for study in seed.study_id) for seeds in every}) > 1:

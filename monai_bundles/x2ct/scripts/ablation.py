@@ -12,8 +12,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from medvl_core.bundle import install_excepthook
-from medvl_core.experiments import run_setting, setting
+from medvl_core.bundle.startup import install_excepthook
+from medvl_evaluation.experiments import run_setting, setting
 
 SCRIPTS = Path(__file__).resolve().parent
 CONFIGS = [SCRIPTS.parent / "configs" / name for name in ("train.json", "protocol.json")]

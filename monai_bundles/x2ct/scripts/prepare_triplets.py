@@ -42,7 +42,7 @@ exit code: 0 all good, 65 some studies are bad, 75 stopped: run again
 
 
 def main() -> int:
-    from medvl_core.bundle import OverrideError, install_excepthook, unknown_override_keys
+    from medvl_core.bundle.startup import OverrideError, install_excepthook, unknown_override_keys
 
     install_excepthook()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
@@ -53,8 +53,8 @@ def main() -> int:
     if unknown:
         raise OverrideError("; ".join(unknown))
 
-    from medvl_core.prepare import source_version, write_tables
-    from medvl_core.scale import Journal, map_studies
+    from medvl_imaging.prepare import source_version, write_tables
+    from medvl_imaging.scale import Journal, map_studies
 
     settings = _settings(options.config_file, overrides)
     studies = {split: settings.get_parsed_content(f"studies::{split}") for split in options.splits}
@@ -119,7 +119,7 @@ def _overrides(words: list[str]) -> dict[str, Any]:
     """``--key value`` pairs as ``monai.bundle run`` takes them."""
     from fire.parser import DefaultParseValue
 
-    from medvl_core.bundle import OverrideError
+    from medvl_core.bundle.startup import OverrideError
 
     keys, values = words[::2], words[1::2]
     wrong = [key for key in keys if not key.startswith("--")]
@@ -142,9 +142,9 @@ def _settings(files: list[Path], overrides: dict[str, Any]) -> Any:
 
 def _function(options: argparse.Namespace, settings: Any) -> Any:
     from medvl_core.engine import set_seed
+    from medvl_core.engine.weights import load_weights
     from medvl_core.errors import OptionError
-    from medvl_core.prepare import PrepareStudy
-    from medvl_core.weights import load_weights
+    from medvl_imaging.prepare import PrepareStudy
 
     get, images, embeddings = settings.get_parsed_content, [], []
     if "images" in options.make:

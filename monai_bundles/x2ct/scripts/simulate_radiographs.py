@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from medvl_core.radiograph import simulate_radiograph
-from medvl_core.readers import read_volume
+from medvl_imaging.radiograph import simulate_radiograph
+from medvl_imaging.readers import read_volume
 
 
 def main() -> int:

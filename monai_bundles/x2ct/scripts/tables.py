@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from medvl_core.markdown import markdown_table
+from medvl_evaluation.markdown import markdown_table
 
 PUBLISHED = Path(__file__).with_name("published.json")
 RUN = "python -m monai.bundle run --config_file \"['x2ct/configs/train.json',{}'x2ct/configs/protocol.json'{}]\""

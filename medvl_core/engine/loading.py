@@ -1,0 +1,238 @@
+"""Studies as batches. Order, sampling and augmentation are functions of (seed, epoch, index), never of history.
+
+That is what makes a killed run continue bit for bit, on any number of workers: nothing random is carried along.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import signal
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import Dataset as TorchDataset
+
+from medvl_core.engine import distributed
+from medvl_core.protocols import TextSource
+from medvl_core.study import Study
+
+__all__ = [
+    "CounterBatchSampler",
+    "StudyDataset",
+    "collate",
+    "modalities",
+    "rng_for",
+    "start_worker",
+    "study_loader",
+]
+
+
+def rng_for(*key: int | str) -> np.random.Generator:
+    """A generator that is a function of its key alone, e.g. ``(seed, "augment", epoch, index)``."""
+    digest = hashlib.sha256(repr(key).encode()).digest()
+    return np.random.Generator(np.random.Philox(int.from_bytes(digest[:16], "little")))
+
+
+class StudyDataset(TorchDataset[dict[str, Any]]):
+    """Studies as dictionaries of tensors, by ``(epoch, index)``; a plain ``index`` is epoch 0 without randomness.
+
+    Args:
+        studies: The studies of one split.
+        images: Modality → standardised images.
+        embeddings: Modality → stored embeddings (``FrozenEmbedding``), given as ``<modality>_embedding``.
+        text: Makes the ``report`` text. ``None`` leaves it out.
+        label_names: Columns of ``labels``; a study without one of them has NaN there.
+        seed: Seeds augmentation and text sampling.
+        tokens: Modality → stored tokens (``FrozenTokens``), given as ``<modality>_tokens`` and ``<modality>_mask``.
+    """
+
+    def __init__(
+        self,
+        studies: Sequence[Study],
+        images: Mapping[str, Callable[[Study, np.random.Generator | None], Tensor]] | None = None,
+        embeddings: Mapping[str, Callable[[Study], Tensor]] | None = None,
+        text: TextSource | None = None,
+        label_names: Sequence[str] = (),
+        seed: int = 0,
+        tokens: Mapping[str, Callable[[Study], tuple[Tensor, Tensor]]] | None = None,
+    ) -> None:
+        self.studies = list(studies)
+        self.images = dict(images or {})
+        self.embeddings = dict(embeddings or {})
+        self.tokens = dict(tokens or {})
+        self.text = text
+        self.label_names = tuple(label_names)
+        self.seed = seed
+        if not self.studies:
+            raise ValueError("no studies in this split; check the table's split column or the shares")
+
+    def __len__(self) -> int:
+        return len(self.studies)
+
+    def __getitem__(self, index: int | tuple[int, int]) -> dict[str, Any]:
+        epoch, position = index if isinstance(index, tuple) else (0, index)
+        study = self.studies[position]
+        random = isinstance(index, tuple)
+        item: dict[str, Any] = {
+            "study_id": study.study_id,
+            "subject_id": study.subject_id,
+            "scan_id": study.scan_id,
+            "metadata": dict(study.metadata),
+            "labels": torch.tensor([float(study.labels.get(name, np.nan)) for name in self.label_names]),
+        }
+        for modality, rows in self.images.items():
+            item[modality] = rows(study, rng_for(self.seed, modality, epoch, position) if random else None)
+        for modality, stored in self.embeddings.items():
+            item[f"{modality}_embedding"] = stored(study)
+        for modality, stored_tokens in self.tokens.items():
+            item[f"{modality}_tokens"], item[f"{modality}_mask"] = stored_tokens(study)
+        if self.text is not None:
+            (text,) = self.text.texts([study], rng_for(self.seed, "text", epoch, position))
+            item["report"] = text
+            item["text_group"] = torch.tensor(_text_group(text))
+        return item
+
+
+class CounterBatchSampler(Sampler[list[tuple[int, int]]]):
+    """Batches of ``(epoch, index)`` whose order is a function of (seed, epoch): it can start anywhere.
+
+    Args:
+        size: Number of studies.
+        batch_size: Studies per process and step.
+        seed: Of the order.
+        shuffle: ``False`` keeps the order and yields plain indices: no augmentation.
+        drop_last: Drop the batch that is not full. Needed in training on several processes.
+        groups: Group of each study (its scan): no batch holds two of one group, each epoch draws one per group.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        batch_size: int,
+        seed: int = 0,
+        shuffle: bool = True,
+        drop_last: bool = True,
+        groups: Sequence[str] | None = None,
+    ) -> None:
+        self.size = size
+        self.batch_size = batch_size
+        self.seed = seed
+        self.shuffle = shuffle
+        self.drop_last = drop_last
+        self._members = _members(groups) if groups is not None and shuffle else None
+        self.epoch = 1
+        self.first_batch = 0
+        self.rank, self.world = distributed.rank(), distributed.world_size()
+        units = size if self._members is None else len(self._members)
+        if drop_last and units < batch_size * self.world:
+            raise ValueError(
+                f"{units} studies do not fill one batch of {batch_size} on {self.world} process(es); "
+                "lower the batch size"
+            )
+        if units < self.world:
+            raise ValueError(f"{units} studies for {self.world} processes; use at most {units} processes")
+
+    def set_epoch(self, epoch: int, first_batch: int = 0) -> None:
+        """Choose the epoch (from 1) and how many of its batches are already done."""
+        self.epoch, self.first_batch = epoch, first_batch
+
+    def order(self, epoch: int) -> np.ndarray:
+        """Indices of the whole epoch, before they are dealt to processes."""
+        if not self.shuffle:
+            return np.arange(self.size)
+        rng = rng_for(self.seed, "order", epoch)
+        if self._members is None:
+            return rng.permutation(self.size)
+        drawn = np.array([members[rng.integers(len(members))] for members in self._members])
+        return rng.permutation(drawn)
+
+    def __len__(self) -> int:
+        units = self.size if self._members is None else len(self._members)
+        if self.drop_last:
+            return units // (self.batch_size * self.world)
+        own = len(range(self.rank, units, self.world))
+        return -(-own // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[Any]]:
+        order = self.order(self.epoch)
+        if self.drop_last:
+            # Process r takes part r of each global batch: the global batch is the same on any number of processes.
+            order = order[: len(self) * self.batch_size * self.world]
+            own = order.reshape(len(self), self.world, self.batch_size)[:, self.rank].reshape(-1)
+        else:
+            own = order[self.rank :: self.world]
+        for batch in range(self.first_batch, len(self)):
+            part = own[batch * self.batch_size : (batch + 1) * self.batch_size].tolist()
+            yield [(self.epoch, index) for index in part] if self.shuffle else part
+
+
+def study_loader(
+    dataset: StudyDataset,
+    batch_size: int,
+    *,
+    shuffle: bool = False,
+    seed: int = 0,
+    num_workers: int = 0,
+    group_unique: bool = False,
+) -> DataLoader[dict[str, Any]]:
+    """A loader over :class:`CounterBatchSampler`: full, shuffled batches in training; all studies in order otherwise.
+
+    Args:
+        dataset: The studies.
+        batch_size: Per process.
+        shuffle: Training order and augmentation.
+        seed: Of the order.
+        num_workers: Worker processes; the batches do not depend on it.
+        group_unique: Never two reconstructions of one scan in a batch (their shared report would be a false negative).
+    """
+    groups = [study.scan_id for study in dataset.studies] if group_unique else None
+    sampler = CounterBatchSampler(len(dataset), batch_size, seed, shuffle, drop_last=shuffle, groups=groups)
+    return DataLoader(
+        dataset,
+        batch_sampler=sampler,
+        num_workers=num_workers,
+        collate_fn=collate,
+        pin_memory=torch.cuda.is_available(),
+        worker_init_fn=start_worker,
+        generator=torch.Generator().manual_seed(seed),  # keeps the loader from drawing on the global generator
+    )
+
+
+def collate(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Stack tensors, list everything else."""
+    batch: dict[str, Any] = {}
+    for key in items[0]:
+        values = [item[key] for item in items]
+        batch[key] = torch.stack(values) if isinstance(values[0], Tensor) else values
+    return batch
+
+
+def modalities(studies: Sequence[Study]) -> tuple[str, ...]:
+    """What the studies have: the modalities of their images, and ``"report"`` if any has one."""
+    found = dict.fromkeys(modality for study in studies for modality in study.images)
+    return (*found, "report") if any(study.report is not None for study in studies) else tuple(found)
+
+
+def start_worker(worker: int) -> None:
+    """A signal to the process group is for the main process, which finishes its step; a worker ends with its parent."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: also when the parent was killed
+
+
+def _text_group(text: str) -> int:
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little", signed=True)
+
+
+def _members(groups: Sequence[str]) -> list[list[int]]:
+    members: dict[str, list[int]] = {}
+    for index, group in enumerate(groups):
+        members.setdefault(group, []).append(index)
+    return list(members.values())

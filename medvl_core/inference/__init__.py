@@ -1,7 +1,0 @@
-"""From radiographs, or CTs to simulate them from, to a probability per finding, the nearest reports and a figure."""
-
-from medvl_core.inference.inputs import ct_studies, given_studies, radiograph_studies
-from medvl_core.inference.nearest import NearestReports
-from medvl_core.inference.prediction import FindingsPrediction
-
-__all__ = ["FindingsPrediction", "NearestReports", "ct_studies", "given_studies", "radiograph_studies"]

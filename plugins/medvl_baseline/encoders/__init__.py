@@ -1,0 +1,1 @@
+"""Generic encoders of images and texts."""

@@ -1,0 +1,1 @@
+"""Texts of studies, and vocabularies made from them."""

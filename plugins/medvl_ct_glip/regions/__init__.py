@@ -1,0 +1,1 @@
+"""Regions of a scan: volumes, texts, batches, model."""

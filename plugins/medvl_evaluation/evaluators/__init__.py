@@ -1,0 +1,1 @@
+"""Evaluators that any paper may use."""

@@ -1,0 +1,1 @@
+"""Splits of studies, and the guard against leaks between them."""

@@ -1,0 +1,1 @@
+"""Layer over the core: images from files to standardised tensors, kept on disk; simulated radiographs."""

@@ -1,0 +1,10 @@
+"""Simulated radiographs of a CT, placed by the anatomy its affine states.
+
+The MONAI dictionary transform is in ``medvl_imaging.radiograph.dictionary``, because importing monai takes seconds.
+"""
+
+from medvl_imaging.radiograph.detector import WATER_PER_MM
+from medvl_imaging.radiograph.simulate import simulate_radiograph
+from medvl_imaging.radiograph.source import SimulatedRadiograph, draw_pose
+
+__all__ = ["WATER_PER_MM", "SimulatedRadiograph", "draw_pose", "simulate_radiograph"]

@@ -1,0 +1,1 @@
+"""Tensors kept on disk by content."""
