@@ -64,7 +64,7 @@ def test_nothing_is_overwritten(tmp_path):
 def test_packaged_template_comes_before_the_checkouts(tmp_path, monkeypatch):
     package = tmp_path / "medvl_core"
     (tmp_path / "plugins/example").mkdir(parents=True)
-    monkeypatch.setattr(new_plugin, "__file__", str(package / "new_plugin.py"))
+    monkeypatch.setattr(new_plugin, "__file__", str(package / "command" / "new_plugin.py"))
     with pytest.raises(MedvlError, match="template is missing"):
         template_folder()
     (tmp_path / "plugins/example/pyproject.toml").touch()
