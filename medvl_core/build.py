@@ -9,7 +9,7 @@ from typing import Any
 
 from medvl_core.errors import ComponentError, OptionError, did_you_mean
 from medvl_core.manager import Component, registry
-from medvl_core.specs import EncoderSpec, PoolingSpec
+from medvl_core.specs import EncoderSpec, LossSpec, PoolingSpec
 
 __all__ = [
     "build_component",
@@ -30,9 +30,9 @@ def build_encoder(name: str, **options: Any) -> Any:
 
     Args:
         name: ``"plugin/component"``, or the short name while it is unambiguous.
-        options: Keyword arguments of its factory; ``medvl show NAME`` lists them. The extra keyword ``options_for``
-            maps full names to options that only this component gets: with it a config can hold the options of its
-            default encoder and still be switched to another one by overriding ``name`` alone.
+        options: Keyword arguments of its factory; ``medvl show NAME`` lists them. Two extra keywords let a config be
+            switched to another component by overriding ``name`` alone: ``options_for`` maps full names to options that
+            only this component gets, and ``offers`` maps options to values for whichever component has such an option.
 
     Raises:
         ComponentLookupError: If no encoder, or more than one, has this name.
@@ -41,13 +41,18 @@ def build_encoder(name: str, **options: Any) -> Any:
     return _build("encoder", name, options)
 
 
-def build_pooling(name: str, **options: Any) -> Any:
-    """Builds a pooling, which carries ``.component`` and ``.built_with``; see ``build_encoder``."""
+def build_pooling(name: str, encoder: Any = None, **options: Any) -> Any:
+    """Builds a pooling, which carries ``.component`` and ``.built_with``; see ``build_encoder``.
+
+    With ``encoder``, whose tokens it will read, its width is offered as ``embed_dim``.
+    """
+    if encoder is not None:
+        options["offers"] = {"embed_dim": encoder.embed_dim, **options.get("offers", {})}
     return _build("pooling", name, options)
 
 
 def build_loss(name: str, **options: Any) -> Any:
-    """Builds a loss; see ``build_encoder``."""
+    """Builds a loss, which carries ``.component`` and ``.needs``; see ``build_encoder``."""
     return _build("loss", name, options)
 
 
@@ -62,14 +67,25 @@ def build_evaluator(name: str, **options: Any) -> Any:
 
 
 def build_dataset(name: str, **options: Any) -> Any:
-    """Builds a dataset; see ``build_encoder``."""
+    """Builds a dataset; see ``build_encoder``.
+
+    A ``folder`` among the ``offers`` is where the data lie: also offered as ``dataset_dir``, and as ``data_dir``,
+    ``root`` or ``path`` where the dataset needs such an option.
+    """
+    if "folder" in (offers := options.get("offers", {})):
+        has = component_options(registry().find("dataset", name))
+        empty = inspect.Parameter.empty
+        needed = [one for one in ("data_dir", "root", "path") if one in has and has[one].default is empty]
+        options["offers"] = dict.fromkeys(["dataset_dir", *needed], offers["folder"]) | offers
     return _build("dataset", name, options)
 
 
 def _build(kind: str, name: str, options: dict[str, Any]) -> Any:
     component = registry().find(kind, name)
     own = options.pop("options_for", {}).get(component.full_name, {})
-    return build_component(component, {**own, **options})
+    has = component_options(component) if "offers" in options else {}
+    offered = {option: value for option, value in options.pop("offers", {}).items() if option in has}
+    return build_component(component, {**offered, **own, **options})
 
 
 def build_component(component: Component, options: Mapping[str, Any]) -> Any:
@@ -92,6 +108,8 @@ def build_component(component: Component, options: Mapping[str, Any]) -> Any:
                 setattr(instance, name, value)
     if isinstance(component.spec, (EncoderSpec, PoolingSpec)):
         instance.component, instance.built_with = component.full_name, dict(options)
+    if isinstance(component.spec, LossSpec):
+        instance.component, instance.needs = component.full_name, component.spec.needs
     return instance
 
 

@@ -6,10 +6,35 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-__all__ = ["misread_overrides", "unread_overrides"]
+__all__ = ["misread_overrides", "rename_old_keys", "unread_overrides"]
 
 Reader = tuple[str, str] | None
 _WORDS = {"true": "True", "false": "False", **dict.fromkeys(("None", "none", "null"), "'$None'")}
+
+
+def rename_old_keys(config: dict[str, Any]) -> list[str]:
+    """Put what stands under an old key where ``medvl::aliases`` of the metadata (old → new) say, over what is there.
+
+    A component takes the place of the other one whole; anything else is merged key by key.
+
+    Args:
+        config: All files merged, overrides applied; changed in place.
+
+    Returns:
+        One line per old key that was used.
+    """
+    lines = []
+    for old, new in config.get("_meta_", {}).get("medvl", {}).get("aliases", {}).items():
+        if old in config:
+            config[new] = _merged(config.get(new), config.pop(old))
+            lines.append(f"{old} is now {new}; the old key goes with 0.2")
+    return lines
+
+
+def _merged(below: Any, above: Any) -> Any:
+    if not (isinstance(below, dict) and isinstance(above, dict)) or "_target_" in above:
+        return above
+    return {**below, **{key: _merged(below.get(key), value) for key, value in above.items()}}
 
 
 def misread_overrides(overrides: Mapping[str, Any]) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import json
+import logging
 import multiprocessing
 import os
 import re
@@ -12,15 +13,20 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
-from types import TracebackType
-from typing import Any
+from types import FrameType, TracebackType
+from typing import TYPE_CHECKING, Any
 
-from medvl_core.bundle.overrides import misread_overrides, unread_overrides
-from medvl_core.bundle.paths import config_files
+from medvl_core.bundle.overrides import misread_overrides, rename_old_keys, unread_overrides
+from medvl_core.bundle.paths import bundle_root, config_files
 from medvl_core.errors import EXIT_IO, MedvlError, did_you_mean
+
+if TYPE_CHECKING:
+    from monai.bundle.config_parser import ConfigParser
 
 __all__ = [
     "OverrideError",
+    "begin",
+    "bundle_root",
     "check_overrides",
     "exit_code",
     "explain",
@@ -28,6 +34,8 @@ __all__ = [
     "running_config",
     "unknown_override_keys",
 ]
+
+logger = logging.getLogger(__name__)
 
 # fmt: off
 MONAI_ARGUMENTS = frozenset({
@@ -43,6 +51,29 @@ class OverrideError(MedvlError):
     """An override on the command line names no key of the configs."""
 
 
+def begin(seed: int = 0) -> None:
+    """What a bundle does first, in ``initialize``: errors in one line, overrides checked, processes joined, seed set.
+
+    Ctrl-C and SIGTERM stop it after the current step.
+
+    Args:
+        seed: Of the weights that are made anew.
+    """
+    from medvl_core.engine.job import set_seed, start_process_group
+    from medvl_core.engine.stop import handle_signals
+
+    install_excepthook()
+    if (parser := _parser()) is not None and (lines := rename_old_keys(parser.get())):
+        for line in lines:
+            logger.warning("%s", line)
+        parser.parse(reset=True)
+    check_overrides()
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        start_process_group()
+    handle_signals()
+    set_seed(seed)
+
+
 def unknown_override_keys(files: Iterable[str | Path], overrides: Iterable[str]) -> list[str]:
     """One line per override whose top-level key is in none of the config files.
 
@@ -55,7 +86,11 @@ def unknown_override_keys(files: Iterable[str | Path], overrides: Iterable[str])
     Raises:
         OverrideError: If a file is no JSON object.
     """
-    known = {_top(key) for file in files for key in _keys(file)} | {"_meta_"}
+    files = list(files)
+    contents = [_content(file) for file in files]
+    known = {_top(key) for content in contents for key in content} | {"_meta_"}
+    for metadata in {Path(file).parent / "metadata.json" for file in files}:
+        known |= set(_content(metadata).get("medvl", {}).get("aliases", {})) if metadata.is_file() else set()
     unknown = [key for key in overrides if _top(key) not in known | MONAI_ARGUMENTS]
     return [f"no config has the key {_top(key)!r}{did_you_mean(_top(key), known)}" for key in unknown]
 
@@ -83,14 +118,14 @@ def check_overrides(argv: Sequence[str] | None = None) -> None:
         raise OverrideError("; ".join(wrong))
 
 
-def _keys(file: str | Path) -> list[str]:
+def _content(file: str | Path) -> dict[str, Any]:
     try:
         content = json.loads(Path(file).read_text(encoding="utf-8"))
     except ValueError as error:  # also of bytes that are no UTF-8
         raise OverrideError(f"{file}: is not JSON ({error}); correct it") from error
     if not isinstance(content, dict):
         raise OverrideError(f"{file}: must hold one JSON object")
-    return list(content)
+    return content
 
 
 def _top(key: str) -> str:
@@ -122,15 +157,20 @@ def running_config() -> dict[str, Any]:
     Call it from something a config builds or runs; elsewhere it is empty. MONAI hands its parser to nobody, but the
     parser stands on the stack.
     """
+    parser = _parser()
+    return {} if parser is None else dict(parser.get())
+
+
+def _parser() -> ConfigParser | None:
     from monai.bundle.config_parser import ConfigParser
 
-    frame = sys._getframe()
+    frame: FrameType | None = sys._getframe()
     while frame is not None:
         owner = frame.f_locals.get("self")
         if isinstance(owner, ConfigParser):
-            return dict(owner.get())
-        frame = frame.f_back  # type: ignore[assignment]
-    return {}
+            return owner
+        frame = frame.f_back
+    return None
 
 
 def explain(error: BaseException) -> str:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from medvl_core.engine.distributed import gather_rows
+from medvl_core.engine.distributed import gather_objects, gather_rows
 from medvl_core.protocols import AlignmentBatch, LossOutput, TokenBatch
 
 __all__ = ["AlignmentLoss", "AlignmentModel", "Tower", "keep_input"]
@@ -35,6 +35,7 @@ class Tower(nn.Module):
         super().__init__()
         self.encoder = encoder
         self.pooling = pooling
+        self.made_of = {"encoder": encoder, "pooling": pooling, "embed_dim": embed_dim}
         width = int(encoder.embed_dim)  # type: ignore[arg-type]
         self.projection = nn.Identity() if embed_dim is None else nn.Linear(width, embed_dim, bias=False)
         self.embed_dim = width if embed_dim is None else embed_dim
@@ -174,36 +175,44 @@ class AlignmentModel(nn.Module):
                 ``<modality>_tokens`` ``B N F`` with ``<modality>_mask`` ``B N``, which skip its encoder.
 
         Returns:
-            Embeddings of every modality found, and the batch's other entries as ``extras``.
+            Embeddings of every modality found, and everything that no tower read as ``extras``.
 
         Raises:
             ValueError: If the batch holds nothing for any tower.
         """
         embeddings: dict[str, Tensor] = {}
+        read: set[str] = set()
         for modality, tower in self.towers.items():
-            if (stored := batch.get(f"{modality}_embedding")) is not None:
+            own = [modality, f"{modality}_embedding", f"{modality}_tokens", f"{modality}_mask"]
+            read.update(own)
+            if (stored := batch.get(own[1])) is not None:
                 embeddings[modality] = stored.float()
-            elif (tokens := batch.get(f"{modality}_tokens")) is not None:
-                embeddings[modality] = tower.pool(tokens, batch[f"{modality}_mask"])  # type: ignore[operator]
+            elif (tokens := batch.get(own[2])) is not None:
+                embeddings[modality] = tower.pool(tokens, batch[own[3]])  # type: ignore[operator]
             elif modality in batch:
                 embeddings[modality] = tower(batch[modality])
         for modality, tower in self.frozen_towers.items():
+            read.add(modality)
             if modality in batch and f"{modality}_embedding" not in batch:
                 with torch.no_grad():
                     embeddings[modality] = tower.eval()(batch[modality])
         for key, stored in batch.items():
             if key.endswith("_embedding"):
+                read.add(key)
                 embeddings.setdefault(key.removesuffix("_embedding"), stored.float())
         if not embeddings:
             raise ValueError(
                 f"the batch holds {sorted(batch)}, the model has towers for {sorted(self.towers)}: none fits"
             )
-        extras = {key: value for key, value in batch.items() if key in ("text_group", "labels")}
+        extras = {key: value for key, value in batch.items() if key not in read}
         return AlignmentBatch(embeddings=embeddings, logit_scale=self.logit_scale, extras=extras)
 
 
 class AlignmentLoss(nn.Module):
     """Weighted sum of named losses over the gathered batch.
+
+    A loss reads the embeddings, and of the ``extras`` what its ``needs`` name; ``text_group`` and ``labels`` come along
+    where they are there.
 
     Args:
         losses: Name → loss plugin.
@@ -225,9 +234,35 @@ class AlignmentLoss(nn.Module):
         if not any(self.weights.values()):
             raise ValueError(f"every loss has weight 0 ({self.weights}); give at least one a positive weight")
         self.gather = gather
+        needs = [key for loss in self.losses.values() for key in getattr(loss, "needs", ())]
+        self._wanted = {"text_group", "labels", *needs}
+        self._checked = False
+
+    def without_gathering(self) -> AlignmentLoss:
+        """The same losses over this process's own rows: for validation, where batches are uneven."""
+        return AlignmentLoss(self.losses, self.weights, "none")  # type: ignore[arg-type]
+
+    def check(self, batch: AlignmentBatch) -> None:
+        """Compare what the losses need with what there is.
+
+        Raises:
+            ValueError: One line for every loss that lacks an entry.
+        """
+        lacking = [
+            f"loss {name} ({getattr(loss, 'component', type(loss).__name__)}) needs {key!r}"
+            for name, loss in self.losses.items()
+            for key in getattr(loss, "needs", ())
+            if self.weights[name] and key not in batch.extras
+        ]
+        if lacking:
+            have = ", ".join(sorted(batch.extras)) or "none"
+            raise ValueError(f"{'; '.join(lacking)}; the batch has {have}: choose a dataset that offers it as a field")
+        self._checked = True
 
     def forward(self, batch: AlignmentBatch, target: object = None) -> Tensor:
         """The 0-d sum with graph; its parts go to ``batch.terms``. ``target`` is unused: MONAI's trainer passes one."""
+        if not self._checked:
+            self.check(batch)
         gathered = self._gathered(batch) if self.gather == "all" else batch
         total = gathered.logit_scale.new_zeros(())
         for name, loss in self.losses.items():
@@ -239,12 +274,16 @@ class AlignmentLoss(nn.Module):
             batch.terms.update({key: value.detach() for key, value in parts.items()})
         return total
 
-    @staticmethod
-    def _gathered(batch: AlignmentBatch) -> AlignmentBatch:
+    def _gathered(self, batch: AlignmentBatch) -> AlignmentBatch:
         return AlignmentBatch(
             embeddings={modality: gather_rows(rows) for modality, rows in batch.embeddings.items()},
             logit_scale=batch.logit_scale,
-            extras={
-                key: gather_rows(value) if isinstance(value, Tensor) else value for key, value in batch.extras.items()
-            },
+            extras={key: _gathered(value) for key, value in batch.extras.items() if key in self._wanted},
         )
+
+
+def _gathered(value: Any) -> Any:
+    """Rows of all processes; of a list, its items."""
+    if isinstance(value, Tensor):
+        return gather_rows(value)
+    return [item for part in gather_objects(value) for item in part] if isinstance(value, list) else value

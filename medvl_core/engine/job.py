@@ -1,7 +1,8 @@
-"""A job around its training stages: its name, its processes, its batches, stages given instead of trained."""
+"""What a job needs before its stages: a name, a device, its processes, its batches."""
 
 from __future__ import annotations
 
+import atexit
 import json
 import logging
 import os
@@ -13,13 +14,12 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 from medvl_core.engine import distributed
 from medvl_core.engine.files import write_text
-from medvl_core.engine.weights import load_weights, save_weights
 
-__all__ = ["prepare_batch", "set_seed", "start_job", "start_process_group", "train_or_load"]
+__all__ = ["default_device", "prepare_batch", "set_seed", "start_job", "start_process_group"]
 
 logger = logging.getLogger(__name__)
 
@@ -52,29 +52,11 @@ def start_job(folder: str | Path, resume: bool, name: str) -> str:
     return str(distributed.gather_objects(job)[0])
 
 
-def train_or_load(
-    trainer: Any, evaluator: Any, module: nn.Module, best: str | Path, weights: str | Path | None = None
-) -> None:
-    """Train a stage and end with its best weights in ``module``; with ``weights`` given, load those instead.
-
-    Args:
-        trainer: MONAI's trainer of the stage.
-        evaluator: Its validation. When it never ran, the last weights are kept as the best.
-        module: What ``best`` holds.
-        best: Written by :class:`SaveBest` while training.
-        weights: Trained weights that make the stage unnecessary.
-    """
-    if weights:
-        logger.info("stage skipped: weights given (%s)", weights)
-    else:
-        trainer.run()
-        if evaluator.state.best_metric_epoch == -1 and distributed.rank() == 0:
-            logger.warning("no validation ran in %d epochs: the last weights are kept", trainer.state.max_epochs)
-            save_weights(module, best)
-        if distributed.world_size() > 1:
-            dist.barrier()
-    load_weights(module, weights or best)
-    module.eval()
+def default_device() -> torch.device:
+    """The process's own GPU, or the CPU."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
 
 
 def prepare_batch(
@@ -104,4 +86,5 @@ def start_process_group() -> None:
         if use_cuda:
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         dist.init_process_group(backend="nccl" if use_cuda else "gloo")
+        atexit.register(dist.destroy_process_group)
     idist.sync()  # Ignite joins by a collective; done here on every rank, it cannot hang in a handler of rank 0

@@ -10,6 +10,7 @@ import hashlib
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,12 +20,16 @@ from torch.utils.data import DataLoader, Sampler
 from torch.utils.data import Dataset as TorchDataset
 
 from medvl_core.engine import distributed
-from medvl_core.protocols import TextSource
+from medvl_core.protocols import Dataset, TextSource
 from medvl_core.study import Study
 
 __all__ = [
+    "Cohort",
     "CounterBatchSampler",
+    "Draw",
+    "Field",
     "StudyDataset",
+    "Text",
     "collate",
     "modalities",
     "rng_for",
@@ -39,36 +44,83 @@ def rng_for(*key: int | str) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(int.from_bytes(digest[:16], "little")))
 
 
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """Where the randomness of one study comes from: a function of these alone, never of history.
+
+    Args:
+        seed: Of the dataset.
+        epoch: From 1 in training, else 0.
+        position: Of the study in its dataset.
+        random: Whether to augment at all; off in validation and evaluation.
+    """
+
+    seed: int = 0
+    epoch: int = 0
+    position: int = 0
+    random: bool = False
+
+    def rng(self, name: str) -> np.random.Generator:
+        """The generator of one named purpose."""
+        return rng_for(self.seed, name, self.epoch, self.position)
+
+
+Field = Callable[[Study, Draw], Any]
+"""Gives one entry of a study, or a mapping of named entries."""
+
+
+class Text:
+    """The field of a text source: the text under its modality's name, and ``text_group``, equal for equal texts.
+
+    Args:
+        source: Built by ``build_text_source``.
+        modality: Name of the tower that reads it.
+    """
+
+    def __init__(self, source: TextSource, modality: str = "report") -> None:
+        self.source, self.modality = source, modality
+
+    def __call__(self, study: Study, draw: Draw) -> dict[str, Any]:
+        """The text of one study."""
+        (text,) = self.source.texts([study], draw.rng("text"))
+        return {self.modality: text, "text_group": torch.tensor(_text_group(text))}
+
+
 class StudyDataset(TorchDataset[dict[str, Any]]):
-    """Studies as dictionaries of tensors, by ``(epoch, index)``; a plain ``index`` is epoch 0 without randomness.
+    """Studies as dictionaries, by ``(epoch, index)``; a plain ``index`` is epoch 0 without augmentation.
+
+    Every study has its ``study_id``, ``subject_id``, ``scan_id``, ``metadata`` and ``labels``. All else is a field's:
+    images, stored embeddings (``<modality>_embedding``), texts, or a plugin's own. What no tower reads of a batch
+    reaches the losses.
 
     Args:
         studies: The studies of one split.
-        images: Modality → standardised images.
-        embeddings: Modality → stored embeddings (``FrozenEmbedding``), given as ``<modality>_embedding``.
-        text: Makes the ``report`` text. ``None`` leaves it out.
+        fields: Name → field. Its value is the entry of that name; a mapping gives several, each under its own key.
+            ``None`` is left out.
         label_names: Columns of ``labels``; a study without one of them has NaN there.
         seed: Seeds augmentation and text sampling.
-        tokens: Modality → stored tokens (``FrozenTokens``), given as ``<modality>_tokens`` and ``<modality>_mask``.
+        dataset: The dataset that the studies are from: ``fields`` that it has itself are added.
+
+    Raises:
+        ValueError: If there are no studies, or the dataset has a field of a name that is taken.
     """
 
     def __init__(
         self,
         studies: Sequence[Study],
-        images: Mapping[str, Callable[[Study, np.random.Generator | None], Tensor]] | None = None,
-        embeddings: Mapping[str, Callable[[Study], Tensor]] | None = None,
-        text: TextSource | None = None,
+        fields: Mapping[str, Field | None] | None = None,
         label_names: Sequence[str] = (),
         seed: int = 0,
-        tokens: Mapping[str, Callable[[Study], tuple[Tensor, Tensor]]] | None = None,
+        dataset: Dataset | None = None,
     ) -> None:
         self.studies = list(studies)
-        self.images = dict(images or {})
-        self.embeddings = dict(embeddings or {})
-        self.tokens = dict(tokens or {})
-        self.text = text
+        self.fields = {name: field for name, field in (fields or {}).items() if field is not None}
         self.label_names = tuple(label_names)
         self.seed = seed
+        offered: Mapping[str, Field] = getattr(dataset, "fields", {})
+        if taken := sorted(offered.keys() & self.fields.keys()):
+            raise ValueError(f"{type(dataset).__name__} offers the field {taken[0]!r}, which is taken; rename it")
+        self.fields |= offered
         if not self.studies:
             raise ValueError("no studies in this split; check the table's split column or the shares")
 
@@ -78,7 +130,7 @@ class StudyDataset(TorchDataset[dict[str, Any]]):
     def __getitem__(self, index: int | tuple[int, int]) -> dict[str, Any]:
         epoch, position = index if isinstance(index, tuple) else (0, index)
         study = self.studies[position]
-        random = isinstance(index, tuple)
+        draw = Draw(self.seed, epoch, position, random=isinstance(index, tuple))
         item: dict[str, Any] = {
             "study_id": study.study_id,
             "subject_id": study.subject_id,
@@ -86,17 +138,40 @@ class StudyDataset(TorchDataset[dict[str, Any]]):
             "metadata": dict(study.metadata),
             "labels": torch.tensor([float(study.labels.get(name, np.nan)) for name in self.label_names]),
         }
-        for modality, rows in self.images.items():
-            item[modality] = rows(study, rng_for(self.seed, modality, epoch, position) if random else None)
-        for modality, stored in self.embeddings.items():
-            item[f"{modality}_embedding"] = stored(study)
-        for modality, stored_tokens in self.tokens.items():
-            item[f"{modality}_tokens"], item[f"{modality}_mask"] = stored_tokens(study)
-        if self.text is not None:
-            (text,) = self.text.texts([study], rng_for(self.seed, "text", epoch, position))
-            item["report"] = text
-            item["text_group"] = torch.tensor(_text_group(text))
+        for name, field in self.fields.items():
+            value = field(study, draw)
+            item |= value if isinstance(value, Mapping) else {name: value}
         return item
+
+
+class Cohort:
+    """The studies of a dataset by split, each split read once, and what a job does with them.
+
+    Args:
+        dataset: Built by ``build_dataset``.
+        seed: Seeds augmentation and text sampling.
+        usable: Studies and the name of their split → those that can be used, in the order wanted.
+
+    Attributes:
+        studies: Split → studies.
+        label_names: Columns of the labels.
+    """
+
+    def __init__(
+        self, dataset: Dataset, seed: int = 0, usable: Callable[[list[Study], str], list[Study]] | None = None
+    ) -> None:
+        self.dataset, self.seed, self.label_names = dataset, seed, tuple(dataset.label_names)
+        read = {split: list(dataset.studies(split)) for split in ("train", "validation", "test")}  # type: ignore[arg-type]
+        self.studies = read if usable is None else {split: usable(part, split) for split, part in read.items()}
+
+    @property
+    def everyone(self) -> list[Study]:
+        """The studies of all splits."""
+        return [study for part in self.studies.values() for study in part]
+
+    def split(self, name: str, fields: Mapping[str, Field | None]) -> StudyDataset:
+        """One split with these fields, and those that the dataset offers itself."""
+        return StudyDataset(self.studies[name], fields, self.label_names, self.seed, self.dataset)
 
 
 class CounterBatchSampler(Sampler[list[tuple[int, int]]]):

@@ -121,18 +121,16 @@ class ExactResume:
         if content is None:
             logger.info("%s: no checkpoint yet, starting from the beginning", self.path)
             return
-        changed = {
-            k: (v, content["identity"].get(k))
-            for k, v in self._identity(engine).items()
-            if content["identity"].get(k) != v
-        }
+        old = content["identity"] | {"objects": _with_state(content["objects"])}
+        changed = {k: (v, old.get(k)) for k, v in self._identity(engine).items() if old.get(k) != v}
         if changed:
             differences = ", ".join(f"{key} was {old} and is now {new}" for key, (new, old) in changed.items())
             raise ValueError(
                 f"{self.path}: cannot resume exactly: {differences}; restore the setting or start without --resume"
             )
         for name, item in self.objects.items():
-            item.load_state_dict(content["objects"][name])
+            if name in content["objects"]:
+                item.load_state_dict(content["objects"][name])
         if engine.scaler is not None and content["scaler"]:  # empty of a scaler without a GPU
             engine.scaler.load_state_dict(content["scaler"])
         engine.state.iteration = content["iteration"]
@@ -167,8 +165,13 @@ class ExactResume:
             "digest of the study ids in their order": hashlib.sha256(ids.encode()).hexdigest()[:16],
             "studies per step": loader.batch_sampler.batch_size * distributed.world_size(),
             "amp": engine.amp,
-            "objects": sorted(self.objects),
+            "objects": _with_state({name: item.state_dict() for name, item in self.objects.items()}),
         }
+
+
+def _with_state(objects: Mapping[str, Any]) -> list[str]:
+    """Names of the states that must be there again. Early stopping was not saved before 0.2; losses may have none."""
+    return sorted(name for name, state in objects.items() if state and name != "early_stop")
 
 
 def _read_verified(path: Path) -> dict[str, Any]:

@@ -17,8 +17,8 @@ from medvl_core.engine import distributed
 from medvl_core.engine.evaluating import PluginMetric, collect_outputs
 from medvl_core.engine.job import prepare_batch
 from medvl_core.engine.loading import study_loader
+from medvl_core.engine.stage import Job
 from medvl_core.engine.tracking import track_evaluation
-from medvl_core.study import Study
 from medvl_evaluation.comparison import Comparison, Context, Estimate, compare, write_evaluation
 from medvl_evaluation.page import VALIDATION, CaseCollector, write_case_files, write_provenance, write_report
 from medvl_evaluation.predictions import Predictions
@@ -43,6 +43,9 @@ class Evaluation:
     """One pass per network over the same studies, then a table with intervals, CSVs, figures and a report.
 
     Args:
+        job: Of which device, seed, manifest, MLflow store and validation studies are taken. On those the report's
+            operating points are chosen, scored by the last network; without any on the evaluated studies, and the
+            report says so.
         networks: Row name → model, in the order of the table. The last one is judged; tables and figures are its own.
             One with ``embed_text`` (a trained text tower) lends it to the evaluators that embed prompts.
         dataloader: Held-out studies, in order.
@@ -50,16 +53,10 @@ class Evaluation:
             disabled config item) are left out. One with a loader as its ``train`` is first given each network's outputs
             for the studies of that loader, by ``learn(outputs)``: what a probe is fitted to.
         folder: Receives ``metrics.json``, ``comparison.md``, CSVs, figures and ``report.html``.
-        device: Where the networks run.
         n_resamples: Bootstrap resamples of subjects.
-        seed: Of the resamples.
-        validation: Studies on which the report's operating points are chosen, scored by the last network. Without any
-            they are chosen on the evaluated studies, and the report says so.
         bundle: The bundle's folder, for the report's header.
-        manifest: Of the run (`medvl_core.bundle.manifest.run_manifest`), for the report and MLflow.
         show_text: Keep report text and show excerpts beside the cases. Off, no file of the evaluation holds any.
         against: The evaluation folder of another run on the same studies, for the report's paired tests.
-        tracking: Arguments of `medvl_core.engine.track_evaluation` that name the MLflow run; ``None`` logs nowhere.
 
     Raises:
         ValueError: If two evaluators report a metric of the same name.
@@ -67,20 +64,17 @@ class Evaluation:
 
     def __init__(
         self,
+        job: Job,
         networks: Mapping[str, nn.Module],
         dataloader: DataLoader[Any],
         evaluators: Sequence[Any],
         folder: str | Path,
-        device: torch.device | str = "cpu",
         n_resamples: int = 1000,
-        seed: int = 0,
-        validation: Sequence[Study] = (),
         bundle: str | Path | None = None,
-        manifest: Mapping[str, Any] | None = None,
         show_text: bool = False,
         against: str | Path | None = None,
-        tracking: Mapping[str, str] | None = None,
     ) -> None:
+        self.job = job
         self.networks = dict(networks)
         self.dataloader = dataloader
         self.evaluators = [evaluator for evaluator in evaluators if evaluator is not None]
@@ -88,15 +82,12 @@ class Evaluation:
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"two evaluators report {', '.join(twice)}; give one of them a prefix of its own")
         self.folder = Path(folder)
-        self.device = device
+        self.device, self.seed = job.device, job.seed
+        self.validation = list(job.studies.get("validation", ()))
         self.n_resamples = n_resamples
-        self.seed = seed
-        self.validation = list(validation)
         self.bundle = bundle
-        self.manifest = manifest
         self.show_text = show_text
         self.against = against
-        self.tracking = tracking
         self._cases = CaseCollector()
         self._own_text: dict[int, Any] = {}
 
@@ -188,9 +179,9 @@ class Evaluation:
             tables |= evaluator.tables(self.n_resamples, self.seed)
             figures += evaluator.figures(self.folder, self.n_resamples, self.seed)
         path = write_evaluation(self.folder, comparison, tables, figures)
-        write_provenance(self.folder, self.bundle, self.manifest)
+        write_provenance(self.folder, self.bundle, self.job.manifest)
         write_case_files(self.folder, self._cases, self.dataloader.dataset, self.show_text)  # type: ignore[arg-type]
         write_report(self.folder, self.show_text, self.against)
-        if self.tracking is not None:
-            track_evaluation(**self.tracking, folder=self.folder, manifest=self.manifest)
+        if (tracking := self.job.tracking("evaluation")) is not None:
+            track_evaluation(**tracking, folder=self.folder, manifest=self.job.manifest)
         logger.info("held-out evaluation, written to %s\n%s", path.parent, comparison.text())

@@ -19,7 +19,7 @@ from torch.utils.data import Dataset as TorchDataset
 from medvl_core.engine import distributed
 from medvl_core.engine.alignment import Tower
 from medvl_core.engine.files import write_csv
-from medvl_core.engine.loading import rng_for, start_worker
+from medvl_core.engine.loading import Draw, rng_for, start_worker
 from medvl_core.engine.stop import raise_if_requested
 from medvl_core.engine.weights import weights_digest
 from medvl_core.protocols import TextSource
@@ -29,7 +29,7 @@ from medvl_imaging.images import ImageRows
 from medvl_imaging.store.tensors import TensorStore
 from medvl_imaging.transforms import STANDARDISE_VERSION
 
-__all__ = ["FrozenEmbedding", "image_store", "prepare_images", "producer_of", "usable_studies"]
+__all__ = ["FrozenEmbedding", "image_rows", "image_store", "prepare_images", "producer_of", "usable_studies"]
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +52,11 @@ def _told(options: object) -> object:
     if not isinstance(options, Mapping):
         return options
     return {str(name): _told(value) for name, value in options.items() if name not in ("weights", "vocabulary")}
+
+
+def image_rows(modality: str, input: ImageInput, folder: str | Path) -> ImageRows:
+    """Images as one encoder reads them, kept in their store under ``folder``."""
+    return ImageRows(modality, input, image_store(folder, modality, input))
 
 
 def image_store(folder: str | Path, modality: str, input: ImageInput) -> TensorStore:
@@ -203,7 +208,7 @@ class FrozenEmbedding:
             return self.inputs.key(study)
         return study.study_id, hashlib.sha256(self._text(study).encode()).hexdigest()
 
-    def __call__(self, study: Study) -> Tensor:
+    def __call__(self, study: Study, draw: Draw | None = None) -> Tensor:
         """The stored ``E`` row, L2-normalised.
 
         Raises:

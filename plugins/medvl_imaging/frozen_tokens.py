@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from medvl_core.engine.loading import Draw
 from medvl_core.engine.tokens import masked_mean
 from medvl_core.study import Study
 from medvl_imaging.embedding import FrozenEmbedding
@@ -39,17 +40,18 @@ class FrozenTokens:
         mean: bool = False,
     ) -> None:
         self._rows = FrozenEmbedding(modality, _TokenRows(encoder, mean), inputs, folder, device)  # type: ignore[arg-type]
+        self.modality = modality
         self.prepare, self.embed = self._rows.prepare, self._rows.embed
         self.address, self.key = self._rows.address, self._rows.key
 
-    def __call__(self, study: Study) -> tuple[Tensor, Tensor]:
-        """Tokens ``N F`` and their mask ``N`` (bool).
+    def __call__(self, study: Study, draw: Draw | None = None) -> dict[str, Tensor]:
+        """``<modality>_tokens`` ``N F`` and ``<modality>_mask`` ``N`` (bool).
 
         Raises:
             KeyError: If ``prepare`` has not seen this study.
         """
         row = self._rows(study)
-        return row[:, :-1], row[:, -1] > 0
+        return {f"{self.modality}_tokens": row[:, :-1], f"{self.modality}_mask": row[:, -1] > 0}
 
 
 class _TokenRows(nn.Module):

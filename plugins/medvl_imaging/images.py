@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from medvl_core.engine.loading import Draw
 from medvl_core.specs import ImageInput
 from medvl_core.study import Study
 from medvl_imaging.store.tensors import TensorStore
@@ -58,16 +59,20 @@ class ImageRows:
                 raise ValueError(f"{study.study_id}: {error.__cause__}") from error
             raise
 
-    def __call__(self, study: Study, rng: np.random.Generator | None = None) -> Tensor:
-        """The image, augmented when ``rng`` is given."""
+    def augmented(self, augmentation: Callable[[Tensor], Tensor] | None) -> ImageRows:
+        """The same images from the same store, augmented."""
+        return ImageRows(self.modality, self.input, self.store, augmentation)
+
+    def __call__(self, study: Study, draw: Draw | None = None) -> Tensor:
+        """The image, augmented when ``draw`` is random."""
         image = self._stored(study)
         if image is None:
             image = self.make(study)
             if self.store is not None:  # as precise as a stored one: what is made of it does not depend on the cache
                 image = torch.from_numpy(image.numpy().astype(self.store.dtype).astype(np.float32))
-        if self.augmentation is not None and rng is not None:
+        if self.augmentation is not None and draw is not None and draw.random:
             if hasattr(self.augmentation, "set_random_state"):
-                self.augmentation.set_random_state(seed=int(rng.integers(2**31)))
+                self.augmentation.set_random_state(seed=int(draw.rng(self.modality).integers(2**31)))
             image = self.augmentation(image)
             image = image.as_tensor() if hasattr(image, "as_tensor") else image  # MONAI's MetaTensor does not collate
         return image.float()

@@ -65,7 +65,7 @@ class RegionDataset(Dataset[dict[str, Any]]):
         self.studies, self.volumes, self.texts, self.report = list(studies), volumes, texts, report
         self.label_names, self.min_voxels, self.min_share = tuple(label_names), min_voxels, min_share
         self.true_masks, self.seed = true_masks, seed
-        self.images: dict[str, Any] = {}  # the report's pictures read 2D rows; there are none
+        self.fields: dict[str, Any] = {}  # the page shows pictures of 2D fields; there are none
 
     def __len__(self) -> int:
         return len(self.studies)

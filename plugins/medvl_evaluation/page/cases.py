@@ -154,7 +154,10 @@ def picture_of(dataset: StudyDataset, studies: Iterable[str]) -> dict[str, NDArr
     Returns:
         Study id → ``H W``, uint8, at most 112 pixels a side. Nothing for a dataset without images.
     """
-    rows = min(dataset.images.values(), key=lambda images: len(images.input.size), default=None)
+    from medvl_imaging.images import ImageRows
+
+    images = (field for field in dataset.fields.values() if isinstance(field, ImageRows))
+    rows = min(images, key=lambda one: len(one.input.size), default=None)
     if rows is None:
         return {}
     wanted = set(studies)
