@@ -1,44 +1,29 @@
 """What a bundle trains with: stages over MONAI's trainer and evaluator, handlers, functions; no loop of our own."""
 
-from medvl_core.engine.alignment import AlignmentLoss, AlignmentModel, Tower
-from medvl_core.engine.evaluating import MeanLoss, PluginMetric, SaveBest
-from medvl_core.engine.guard import GuardStep, NonFiniteError
-from medvl_core.engine.job import default_device, prepare_batch, set_seed, start_job, start_process_group
-from medvl_core.engine.loading import Cohort, StudyDataset, Text, modalities, rng_for, study_loader
-from medvl_core.engine.parts import trained_part
-from medvl_core.engine.progress import EpochLine
-from medvl_core.engine.resume import ExactResume
-from medvl_core.engine.stage import Job, Stage
-from medvl_core.engine.stop import StopRequested, handle_signals
-from medvl_core.engine.tracking import TrackedRun, track_evaluation
+from __future__ import annotations
 
-__all__ = [
-    "AlignmentLoss",
-    "AlignmentModel",
-    "Cohort",
-    "EpochLine",
-    "ExactResume",
-    "GuardStep",
-    "Job",
-    "MeanLoss",
-    "NonFiniteError",
-    "PluginMetric",
-    "SaveBest",
-    "Stage",
-    "StudyDataset",
-    "Text",
-    "Tower",
-    "StopRequested",
-    "TrackedRun",
-    "default_device",
-    "handle_signals",
-    "modalities",
-    "prepare_batch",
-    "rng_for",
-    "set_seed",
-    "study_loader",
-    "start_job",
-    "start_process_group",
-    "track_evaluation",
-    "trained_part",
-]
+from importlib import import_module
+from typing import Any
+
+_NAMES = {
+    "alignment": "AlignmentLoss AlignmentModel Tower",
+    "evaluating": "MeanLoss PluginMetric SaveBest",
+    "guard": "GuardStep NonFiniteError",
+    "job": "default_device prepare_batch set_seed start_job start_process_group",
+    "loading": "Cohort StudyDataset Text modalities rng_for study_loader",
+    "parts": "trained_part",
+    "progress": "EpochLine",
+    "resume": "ExactResume",
+    "stage": "Job Stage",
+    "stop": "StopRequested handle_signals",
+    "tracking": "TrackedRun track_evaluation",
+}
+_MODULES = {name: module for module, names in _NAMES.items() for name in names.split()}
+__all__ = sorted(_MODULES)
+
+
+def __getattr__(name: str) -> Any:
+    """Each from its module when first asked for: what needs only files or weights loads no MONAI."""
+    if name not in _MODULES:
+        raise AttributeError(f"module 'medvl_core.engine' has no attribute {name!r}")
+    return getattr(import_module(f"medvl_core.engine.{_MODULES[name]}"), name)

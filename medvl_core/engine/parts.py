@@ -21,14 +21,15 @@ __all__ = ["describe", "rebuild", "trained_part"]
 def describe(part: nn.Module, folder: str | Path) -> dict[str, Any]:
     """What `rebuild` needs: a component and its options, or a class and what it is ``made_of``.
 
-    Files in ``folder`` are written relative to it, so that it can move.
+    Files in ``folder`` are written relative to it, so that it can move. What says neither is only named, and refused by
+    `rebuild`.
     """
     if (component := getattr(part, "component", None)) is not None:
         kind = "pooling" if any(component == one.full_name for one in registry().components("pooling")) else "encoder"
         return {"component": component, "kind": kind, "options": _plain(part.built_with, Path(folder).resolve())}
     own = getattr(part, "made_of", None)
     if own is None:
-        raise ComponentError(f"{type(part).__name__} has no made_of; name the options that it was built with there")
+        return {"unwritten": f"a {type(part).__name__} without made_of"}
     return {
         "class": f"{type(part).__module__}.{type(part).__qualname__}",
         "options": _plain(own, Path(folder).resolve()),
@@ -46,6 +47,10 @@ def rebuild(description: Mapping[str, Any], folder: str | Path, **options: Any) 
     Raises:
         ComponentError: If its plugin is not installed, or an option could not be written down.
     """
+    if "unwritten" in description:
+        raise ComponentError(
+            f"{folder}: {description['unwritten']}, which cannot be built from a manifest; offer it by name"
+        )
     own = {name: _built(value, Path(folder), name) for name, value in description["options"].items()} | options
     if "component" in description:
         component = registry().find(description["kind"], description["component"])

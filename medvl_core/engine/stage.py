@@ -89,6 +89,12 @@ class Job:
         """Made once, when first asked for: it reads the contents of all images."""
         parts = {name: describe(part, self.folder) for name, part in self.parts.items()}
         own = {"seed": self.seed, "device": self.device, "studies": self.studies, "parts": parts, "job": self.id}
+        own["components"] = {
+            f"{name}.{path}": part.component
+            for name, tower in self.parts.items()
+            for path, part in tower.named_modules()
+            if hasattr(part, "component")
+        }
         return run_manifest(**own, **self.details)
 
     def tracking(self, stage: str) -> dict[str, Any] | None:

@@ -22,5 +22,5 @@ def test_bundle_has_no_problems(folder):
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
 @pytest.mark.parametrize("folder", BUNDLES, ids=lambda folder: folder.name)
 def test_metadata_passes_monais_own_check(folder):
-    schema = Path(__file__).parents[2] / "medvl_core" / "schema" / "meta_schema_20240725.json"
+    schema = Path(__file__).parents[2] / "medvl_core" / "bundle" / "schema" / "meta_schema_20240725.json"
     verify_metadata(meta_file=str(folder / "configs" / "metadata.json"), filepath=str(schema))

@@ -79,7 +79,7 @@ def test_bundle_has_no_problem():
 
 
 def test_metadata_passes_monais_own_check():
-    schema = running.ROOT / "medvl_core" / "schema" / "meta_schema_20240725.json"
+    schema = running.ROOT / "medvl_core" / "bundle" / "schema" / "meta_schema_20240725.json"
     verify_metadata(meta_file=str(FOLDER / "configs" / "metadata.json"), filepath=str(schema))
 
 

@@ -22,7 +22,7 @@ pytestmark = [
     pytest.mark.usefixtures("_process_as_before"),
 ]
 BUNDLE = running.ROOT / "monai_bundles" / "radclip"
-SCHEMA = running.ROOT / "medvl_core" / "schema" / "meta_schema_20240725.json"
+SCHEMA = running.ROOT / "medvl_core" / "bundle" / "schema" / "meta_schema_20240725.json"
 TINY = json.loads((running.ROOT / "tests" / "data" / "tiny_radclip.json").read_text())
 
 

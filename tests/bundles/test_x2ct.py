@@ -19,7 +19,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning", "ignore::UserWarning"),
     pytest.mark.usefixtures("_process_as_before"),
 ]
-SCHEMA = running.ROOT / "medvl_core" / "schema" / "meta_schema_20240725.json"
+SCHEMA = running.ROOT / "medvl_core" / "bundle" / "schema" / "meta_schema_20240725.json"
 
 
 def _rows(bundle):

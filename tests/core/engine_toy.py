@@ -83,7 +83,7 @@ def stage(
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=epochs)
     validator = SupervisedEvaluator(
         device="cpu",
-        val_data_loader=study_loader(StudyDataset(studies, images={"cxr": rows}), 5),
+        val_data_loader=study_loader(StudyDataset(studies, {"cxr": rows}), 5),
         network=model,
         prepare_batch=prepare_batch,
         decollate=False,
@@ -94,7 +94,7 @@ def stage(
         device="cpu",
         max_epochs=epochs,
         train_data_loader=study_loader(
-            StudyDataset(studies, images={"cxr": rows}, seed=seed),
+            StudyDataset(studies, {"cxr": rows}, seed=seed),
             batch_size,
             shuffle=True,
             seed=seed,

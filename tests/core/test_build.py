@@ -8,8 +8,8 @@ import pytest
 import medvl_core
 from medvl_core.build import build_component, component_options, load_factory
 from medvl_core.errors import ComponentError, ComponentLookupError, OptionError
-from medvl_core.manager import Component, PluginRecord, Registry, using
-from medvl_core.specs import KINDS, EncoderSpec, EvaluatorSpec, ImageInput, LossSpec
+from medvl_core.manager import Component, PluginRecord, Registry, discover, using
+from medvl_core.specs import KINDS, DatasetSpec, EncoderSpec, EvaluatorSpec, ImageInput, LossSpec
 
 COMMON = {"summary": "s", "source": "medvl", "license": "MIT"}
 INPUT = ImageInput(channels=1, size=(8, 8))
@@ -24,7 +24,7 @@ def make_wide_encoder(width: int):
 
 
 def make_anything(**options):
-    return options
+    return SimpleNamespace(options=options)
 
 
 def make_error():
@@ -57,7 +57,7 @@ def _registry(monkeypatch):
             ("number", "number"),
         )
     ]
-    loss = LossSpec(name="any", factory="a_factory_module:make_anything", **COMMON)
+    loss = LossSpec(name="any", factory="a_factory_module:make_anything", needs=("age",), **COMMON)
     lost = EvaluatorSpec(name="lost", factory="a_module_nobody_has:f", task="retrieval", metrics=(), **COMMON)
     record = PluginRecord(id="mine", distribution="medvl-mine", version="1.0", specs=(*encoders, loss, lost))
     with using(Registry([record])):
@@ -97,7 +97,8 @@ def test_missing_option_is_named():
 
 
 def test_factory_that_takes_anything_gets_everything():
-    assert medvl_core.build_loss("any", a=1) == {"a": 1}
+    loss = medvl_core.build_loss("any", a=1)
+    assert (loss.options, loss.component, loss.needs) == ({"a": 1}, "mine/any", ("age",))
 
 
 def test_options_for_apply_to_the_named_component_only():
@@ -105,6 +106,36 @@ def test_options_for_apply_to_the_named_component_only():
     plain = medvl_core.build_encoder("plain", width=3, **options)
     assert (plain.depth, plain.width) == (5, 3)
     assert medvl_core.build_encoder("mine/wide", **options).embed_dim == 6
+
+
+def test_offers_reach_a_component_that_has_the_option_and_no_other():
+    offers = {"width": 9, "depth": 7, "colour": "red"}
+    made = medvl_core.build_encoder("plain", offers=offers, options_for={"mine/plain": {"depth": 3}}, width=5)
+    assert made.built_with == {"width": 5, "depth": 3}
+    assert medvl_core.build_encoder("wide", offers=offers).built_with == {"width": 9}
+    with pytest.raises(OptionError, match="mine/plain has no option 'colour'"):
+        medvl_core.build_encoder("plain", colour="red")
+
+
+def test_a_pooling_is_offered_the_width_of_its_encoder():
+    with using(discover()):
+        made = medvl_core.build_pooling("baseline/attention", encoder=SimpleNamespace(embed_dim=16), heads=2)
+    assert made.built_with == {"embed_dim": 16, "heads": 2}
+
+
+@pytest.mark.parametrize(
+    ("factory", "expected"),
+    [
+        (lambda dataset_dir: {"dataset_dir": dataset_dir}, {"dataset_dir": "D"}),
+        (lambda root: {"root": root}, {"root": "D"}),
+        (lambda table, root=None: {"table": table, "root": root}, {"table": "T", "root": None}),
+    ],
+)
+def test_the_folder_of_the_data_is_offered_under_the_datasets_own_name(factory, expected):
+    sys.modules["a_factory_module"].make_dataset = factory
+    spec = DatasetSpec(name="cohort", factory="a_factory_module:make_dataset", modalities=("ct",), **COMMON)
+    with using(Registry([PluginRecord(id="mine", distribution="medvl-mine", version="1.0", specs=(spec,))])):
+        assert medvl_core.build_dataset("mine/cohort", offers={"folder": "D", "table": "T"}) == expected
 
 
 def test_factory_error_is_passed_on_with_a_note():

@@ -8,7 +8,17 @@ import pytest
 import torch
 from monai.transforms import RandGaussianNoise
 
-from medvl_core.engine.loading import CounterBatchSampler, StudyDataset, collate, modalities, rng_for, study_loader
+from medvl_core.engine.loading import (
+    Cohort,
+    CounterBatchSampler,
+    Draw,
+    StudyDataset,
+    Text,
+    collate,
+    modalities,
+    rng_for,
+    study_loader,
+)
 from medvl_core.specs import ImageInput
 from medvl_imaging.images import ImageRows
 
@@ -22,7 +32,7 @@ class Reports:
 
 def _dataset(studies, **options):
     rows = ImageRows("cxr", CXR, augmentation=RandGaussianNoise(prob=1.0, std=1.0))
-    return StudyDataset(studies, images={"cxr": rows}, text=Reports(), label_names=("a", "b", "c"), seed=3, **options)
+    return StudyDataset(studies, {"cxr": rows, "text": Text(Reports())}, ("a", "b", "c"), seed=3, **options)
 
 
 def test_rng_depends_on_its_key_alone():
@@ -130,9 +140,8 @@ def test_unknown_label_is_nan_and_equal_texts_share_a_group(studies):
     dataset = StudyDataset(studies, label_names=("a", "missing"))
     assert dataset[1]["labels"][0] == 1
     assert torch.isnan(dataset[1]["labels"][1])
-    texts = StudyDataset(
-        [studies[0], studies[0], studies[1]], text=type("T", (), {"texts": lambda _, s, r: [s[0].study_id]})()
-    )
+    source = type("T", (), {"texts": lambda _, s, r: [s[0].study_id]})()
+    texts = StudyDataset([studies[0], studies[0], studies[1]], {"text": Text(source)})
     groups = [int(texts[i]["text_group"]) for i in range(3)]
     assert groups[0] == groups[1] != groups[2]
 
@@ -141,6 +150,40 @@ def test_collate_stacks_tensors_and_lists_the_rest(studies):
     batch = collate([StudyDataset(studies, label_names=("a",))[i] for i in range(3)])
     assert batch["labels"].shape == (3, 1)
     assert batch["study_id"] == ["study0", "study1", "study2"]
+
+
+def test_fields_give_entries_under_their_own_names(studies):
+    fields = {"age": lambda study, draw: len(study.study_id), "more": lambda study, draw: {"x": 1, "y": draw.random}}
+    dataset = StudyDataset(studies, {**fields, "left out": None})
+    assert {key: dataset[3][key] for key in ("age", "x", "y")} == {"age": 6, "x": 1, "y": False}
+    assert dataset[1, 3]["y"] is True
+    assert "left out" not in dataset[3]
+    assert Draw(3, 2, 1).rng("x").integers(2**60) == rng_for(3, "x", 2, 1).integers(2**60)
+
+
+class Offering:
+    """A dataset with an entry of its own."""
+
+    label_names = ("a",)
+
+    def __init__(self, studies, fields=None):
+        self.parts = {"train": studies[:6], "validation": studies[6:8], "test": studies[8:]}
+        self.fields = fields or {}
+
+    def studies(self, split):
+        return iter(self.parts[split])
+
+
+def test_a_cohort_reads_each_split_once_and_its_dataset_offers_fields(studies):
+    dataset = Offering(studies, {"age": lambda study, draw: 7})
+    cohort = Cohort(dataset, seed=5, usable=lambda part, split: part[1:] if split == "train" else part)
+    assert [len(part) for part in cohort.studies.values()] == [5, 2, 4]
+    assert cohort.everyone == studies[1:]
+    split = cohort.split("train", {"cxr": ImageRows("cxr", CXR)})
+    assert split[0]["age"] == 7
+    assert (split.seed, split.label_names) == (5, ("a",))
+    with pytest.raises(ValueError, match="Offering offers the field 'age', which is taken"):
+        cohort.split("train", {"age": lambda study, draw: 1})
 
 
 def test_missing_modality_names_the_study(studies):

@@ -34,10 +34,18 @@ class Model(nn.Module):
         return AlignmentBatch({"cxr": cxr, "report": report}, torch.tensor(1.0))
 
 
-def _evaluate(studies, folder, evaluators, **options):
+def _job(validation=(), manifest=None):
+    """As much of a job as an evaluation asks for; nothing is tracked."""
+    return SimpleNamespace(
+        device="cpu", seed=0, studies={"validation": validation}, manifest=manifest, tracking=lambda stage: None
+    )
+
+
+def _evaluate(studies, folder, evaluators, validation=(), manifest=None, **options):
     loader = study_loader(StudyDataset(studies, label_names=("a", "b")), 5)
     networks = {"untrained": Model(False), "trained": Model(True)}
-    return Evaluation(networks, loader, evaluators, folder, n_resamples=100, **options).run()
+    job = _job(validation, manifest)
+    return Evaluation(job, networks, loader, evaluators, folder, n_resamples=100, **options).run()
 
 
 def _zero_shot():
@@ -163,7 +171,7 @@ def test_each_network_is_judged_with_its_own_text_tower(tmp_path, studies):
     networks["plain"].embed_text = embed_text
     networks["turned"].embed_text = lambda texts, normalise=True: -embed_text(texts)
     loader = study_loader(StudyDataset(studies, label_names=("a", "b")), 5)
-    rows = Evaluation(networks, loader, [evaluator], tmp_path / "eval", n_resamples=20).run().rows
+    rows = Evaluation(_job(), networks, loader, [evaluator], tmp_path / "eval", n_resamples=20).run().rows
     areas = [rows[name]["auroc_macro"].value for name in networks]
     assert areas[0] == pytest.approx(1 - areas[1])
     assert areas[0] != areas[1]
@@ -175,7 +183,7 @@ def test_a_network_without_text_tower_is_judged_with_the_evaluators_own(tmp_path
     networks = {name: Model(True) for name in ("turned", "plain")}
     networks["turned"].embed_text = lambda texts, normalise=True: -own(texts)
     loader = study_loader(StudyDataset(studies, label_names=("a", "b")), 5)
-    evaluation = Evaluation(networks, loader, [evaluator], tmp_path / "eval", n_resamples=20)
+    evaluation = Evaluation(_job(), networks, loader, [evaluator], tmp_path / "eval", n_resamples=20)
     for _ in range(2):  # a second run starts with what the first one left
         rows = evaluation.run().rows
         areas = [rows[name]["auroc_macro"].value for name in networks]
@@ -197,5 +205,5 @@ def test_a_text_tower_reaches_what_two_wrappers_hold(tmp_path, studies):
     wrapped = SimpleNamespace(evaluator=SimpleNamespace(evaluator=inner), metrics=())
     loader = study_loader(StudyDataset(studies), 5)
     network = SimpleNamespace(embed_text="the trained tower")
-    Evaluation({"trained": network}, loader, [wrapped], tmp_path)._use_text_tower(network)
+    Evaluation(_job(), {"trained": network}, loader, [wrapped], tmp_path)._use_text_tower(network)
     assert inner.embed_text == "the trained tower"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -77,8 +78,8 @@ def loader(batch: dict, labels: np.ndarray, names: tuple[str, ...]):
             batch["study_id"], batch["subject_id"], labels, batch["metadata"], strict=True
         )
     ]
-    stored = {name: lambda study: rows[study.study_id] for name in ("cxr", "mri", "report")}
-    return study_loader(StudyDataset(studies, embeddings=stored, label_names=names), 16)
+    stored = {f"{name}_embedding": lambda study, draw: rows[study.study_id] for name in ("cxr", "mri", "report")}
+    return study_loader(StudyDataset(studies, stored, label_names=names), 16)
 
 
 def run(folder, n: int = 60, signal: float = 0.8, evaluators: list = EVALUATORS):
@@ -96,6 +97,7 @@ def run(folder, n: int = 60, signal: float = 0.8, evaluators: list = EVALUATORS)
         "mapped_loader": loader(train, mapped, ("Hernia", "Any")),
         "evaluate": {
             "_target_": "medvl_evaluation.evaluation.Evaluation",
+            "job": SimpleNamespace(device="cpu", seed=0, studies={}, manifest=None, tracking=lambda stage: None),
             "networks": {"trained": {"_target_": "medvl_core.engine.alignment.AlignmentModel", "towers": {}}},
             "dataloader": "@test_loader",
             "evaluators": evaluators,

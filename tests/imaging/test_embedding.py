@@ -9,7 +9,7 @@ from torch import nn
 
 from medvl_core.build import build_encoder, build_loss, build_pooling
 from medvl_core.engine.alignment import AlignmentLoss, AlignmentModel, Tower
-from medvl_core.engine.loading import StudyDataset, study_loader
+from medvl_core.engine.loading import StudyDataset, Text, study_loader
 from medvl_core.protocols import EncoderOutput, TokenBatch
 from medvl_core.specs import ImageInput, TextInput
 from medvl_imaging.embedding import FrozenEmbedding, image_store, prepare_images, producer_of, usable_studies
@@ -170,8 +170,9 @@ def test_training_with_the_store_has_the_losses_of_training_without(tmp_path, st
         cxr = Tower(Encoder(CXR, 64), None, embed_dim=5)
         cxr.load_state_dict(towers["cxr"].state_dict())
         model = AlignmentModel({"cxr": cxr}, frozen_towers={} if use_store else {k: towers[k] for k in frozen}).train()
-        images = {"cxr": ImageRows("cxr", CXR)} | ({} if use_store else {"ct": ct_rows})
-        dataset = StudyDataset(studies, images, frozen if use_store else None, None if use_store else Reports())
+        stored = {f"{name}_embedding": rows for name, rows in frozen.items()}
+        live = {"ct": ct_rows, "report": Text(Reports())}
+        dataset = StudyDataset(studies, {"cxr": ImageRows("cxr", CXR), **(stored if use_store else live)})
         optimizer = torch.optim.AdamW(cxr.parameters(), lr=0.01)
         values = []
         loader = study_loader(dataset, 4, shuffle=True, num_workers=workers)

@@ -46,7 +46,7 @@ def test_tokens_are_made_once_and_come_back_with_their_mask(tmp_path, studies, e
     assert encoder.rows_seen == len(studies)
     with torch.no_grad():
         expected = encoder(rows(studies[7])[None])
-    found, mask = tokens(studies[7])
+    found, mask = tokens(studies[7]).values()
     assert mask.tolist() == [True, True, True, False]
     torch.testing.assert_close(found[:3], expected.tokens[0, :3], rtol=0, atol=1e-6)
     assert found[3].abs().max() == 0
@@ -59,7 +59,7 @@ def test_tokens_are_made_once_and_come_back_with_their_mask(tmp_path, studies, e
 def test_a_worker_can_make_one_row(tmp_path, studies, encoder):
     tokens = FrozenTokens("ct", encoder, ImageRows("ct", CT), tmp_path)
     tokens.embed(studies[0])
-    assert tokens(studies[0])[0].shape == (4, 6)
+    assert tokens(studies[0])["ct_tokens"].shape == (4, 6)
     assert tokens.key(studies[0])[0] == "study0"
     assert str(tmp_path) in tokens.address()
 
@@ -73,14 +73,14 @@ def test_stored_tokens_train_the_pooling_as_images_do(tmp_path, studies, encoder
     tower = Tower(encoder, build_pooling("baseline/attention", embed_dim=6, heads=2), embed_dim=5)
     model = AlignmentModel({"ct": tower})
 
-    def gradients(**options):
-        loader = study_loader(StudyDataset(studies, **options), 4, num_workers=workers)
+    def gradients(field):
+        loader = study_loader(StudyDataset(studies, {"ct": field}), 4, num_workers=workers)
         tower.zero_grad()
         found = torch.cat([model(batch).embeddings["ct"] for batch in loader])
         (found * torch.linspace(-1, 1, found.numel()).view_as(found)).sum().backward()
         return [found, *(p.grad for p in tower.parameters() if p.requires_grad)]
 
-    for stored, live in zip(gradients(tokens={"ct": tokens}), gradients(images={"ct": rows}), strict=True):
+    for stored, live in zip(gradients(tokens), gradients(rows), strict=True):
         torch.testing.assert_close(stored, live, rtol=1e-5, atol=1e-6)
 
 
@@ -95,7 +95,7 @@ def test_stored_means_are_what_mean_pooling_makes_of_the_images(tmp_path, studie
     tokens.prepare(studies[:3])
     tower = Tower(encoder, build_pooling("baseline/mean"), 5)
     for study in studies[:3]:
-        row, mask = tokens(study)
+        row, mask = tokens(study).values()
         assert row.shape == (1, 6)
         assert mask.tolist() == [True]
         with torch.no_grad():

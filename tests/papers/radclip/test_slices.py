@@ -114,8 +114,8 @@ def test_adapter_trains_on_stored_slices_as_on_volumes(tmp_path, encoder):
         (found * torch.linspace(-1, 1, found.numel()).view_as(found)).sum().backward()
         return found.detach(), adapter.attn.in_proj_weight.grad.clone()
 
-    live = gradient(StudyDataset(studies, images={"volume": rows}))
-    cached = gradient(StudyDataset(studies, tokens={"volume": stored}))
+    live = gradient(StudyDataset(studies, {"volume": rows}))
+    cached = gradient(StudyDataset(studies, {"volume": stored}))
     torch.testing.assert_close(cached, live, rtol=1e-4, atol=1e-5)
 
 
