@@ -133,7 +133,15 @@ def test_a_pooling_is_offered_the_width_of_its_encoder():
 )
 def test_the_folder_of_the_data_is_offered_under_the_datasets_own_name(factory, expected):
     sys.modules["a_factory_module"].make_dataset = factory
-    spec = DatasetSpec(name="cohort", factory="a_factory_module:make_dataset", modalities=("ct",), **COMMON)
+    spec = DatasetSpec(
+        name="cohort",
+        factory="a_factory_module:make_dataset",
+        modalities=("ct",),
+        has=(),
+        data_license="MIT",
+        url="u",
+        **COMMON,
+    )
     with using(Registry([PluginRecord(id="mine", distribution="medvl-mine", version="1.0", specs=(spec,))])):
         assert medvl_core.build_dataset("mine/cohort", offers={"folder": "D", "table": "T"}) == expected
 
