@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -53,7 +54,7 @@ def test_training_leaves_weights_tables_figures_and_finished_runs(trained):
 
 def test_manifest_says_what_it_was_trained_on(trained):
     manifest = read_manifest(trained.bundle / "models" / "manifest.json")
-    assert manifest["components"]["cxr_encoder"] == "baseline/resnet18_2d"
+    assert manifest["components"]["image_tower.encoder"] == "baseline/resnet18_2d"
     assert manifest["data"]["train"]["studies"] > manifest["data"]["test"]["studies"] > 0
     assert len({part["digest"] for part in manifest["data"].values()}) == 3
 
@@ -80,7 +81,7 @@ def test_evaluation_alone_gives_the_numbers_of_the_training_run(trained):
 
 def test_training_with_the_store_has_the_losses_of_training_without(trained, tmp_path):
     again = type(trained)(running.copy_bundle(tmp_path))
-    again.run("train.json", use_store=False, teacher_weights=str(trained.bundle / "models" / "teacher.pt"))
+    again.run("train.json", use_store=False, stage1_weights=str(trained.bundle / "models" / "teacher.pt"))
     with_store = {key: value for key, value in running.losses(trained.bundle).items() if key[0] == "student"}
     without = running.losses(again.bundle)
     assert without.keys() == with_store.keys()
@@ -90,7 +91,7 @@ def test_training_with_the_store_has_the_losses_of_training_without(trained, tmp
 
 def test_given_teacher_weights_skip_the_first_stage(trained, tmp_path):
     again = type(trained)(running.copy_bundle(tmp_path))
-    again.run("train.json", teacher_weights=str(trained.bundle / "models" / "teacher.pt"))
+    again.run("train.json", stage1_weights=str(trained.bundle / "models" / "teacher.pt"))
     assert {run.info.run_name.rsplit("-", 1)[1] for run in running.runs(again.bundle)} == {"student", "evaluation"}
     assert running.losses(again.bundle) == {
         key: value for key, value in running.losses(trained.bundle).items() if key[0] == "student"
@@ -110,8 +111,7 @@ def test_inference_writes_findings_nearest_reports_and_figures_and_lists_bad_fil
         rows = [[study.study_id, study.report.findings, study.report.impression] for study in studies]
         csv.writer(file).writerows([["study", "findings", "impression"], *rows])
     kept = {path: path.read_bytes() for path in (trained.bundle / "cache").rglob("*.safetensors")}
-    report = _inference_report(trained)
-    trained.run("inference.json", input=str(films), reports=str(table), report_encoder=report, output_dir=str(out))
+    trained.run("inference.json", input=str(films), reports=str(table), output_dir=str(out))
     with (out / "findings.csv").open() as file:
         header, *rows = list(csv.reader(file))
     assert [row[0] for row in rows] == ["a.png", "b.jpg"]
@@ -136,7 +136,6 @@ def test_inference_simulates_the_radiograph_of_a_ct(trained, tmp_path, mode):
         "inference.json",
         ct=str(tmp_path / "scan.nii.gz"),
         radiograph={"mode": mode},
-        report_encoder=_inference_report(trained),
         output_dir=str(tmp_path),
     )
     assert list(json.loads((tmp_path / "findings.json").read_text())["probabilities"]) == ["scan.nii.gz"]
@@ -144,20 +143,13 @@ def test_inference_simulates_the_radiograph_of_a_ct(trained, tmp_path, mode):
 
 def test_inference_without_a_usable_file_is_one_line(trained, tmp_path):
     with pytest.raises(RuntimeError, match="inference"):
-        trained.run("inference.json", input=str(tmp_path / "absent"), report_encoder=_inference_report(trained))
-
-
-def _inference_report(trained):
-    spec = json.loads(json.dumps(trained.tiny["report_encoder"]))
-    spec["options_for"]["baseline/bert_small"]["vocabulary"] = str(trained.bundle / "models" / "vocabulary.txt")
-    return spec
+        trained.run("inference.json", input=str(tmp_path / "absent"))
 
 
 def test_network_of_the_inference_config_fits_the_metadata(trained):
-    workflow = trained.workflow("inference.json", report_encoder=_inference_report(trained), findings=["a"], input="x")
-    network = workflow.parser.get_parsed_content("network_def").eval()
+    network = trained.workflow("inference.json", input="x").parser.get_parsed_content("network_def")
     state = torch.load(trained.bundle / "models" / "model.pt", weights_only=True)
-    assert network.load_state_dict(state, strict=True)
+    assert all(torch.equal(value, state[name]) for name, value in network.state_dict().items())
     assert network(torch.zeros(2, 1, 32, 32)).shape == (2, 16)
 
 
@@ -166,34 +158,46 @@ def test_default_network_has_the_shape_the_metadata_states():
 
     folder = running.ROOT / "monai_bundles" / "x2ct" / "configs"
     parser = ConfigParser()
-    parser.read_config(str(folder / "inference.json"))
+    parser.read_config(str(folder / "train.json"))
     parser.read_meta(str(folder / "metadata.json"))
     image = parser["_meta_#network_data_format#inputs#image"]
-    network = parser.get_parsed_content("network_def").eval()
+    network = parser.get_parsed_content("image_tower").eval()
     out = network(torch.zeros(1, image["num_channels"], *image["spatial_shape"]))
     assert out.shape == (1, parser["_meta_#network_data_format#outputs#pred#num_channels"])
 
 
-@pytest.mark.parametrize("name", ["baseline/swin_t_2d", "baseline/resnet50_2d"])
-def test_radiograph_encoder_is_one_override_away(trained, tmp_path, name):
+def test_radiograph_encoder_is_one_override_away_and_inference_needs_none(trained, tmp_path):
     again = type(trained)(running.copy_bundle(tmp_path))
-    tiny = {"baseline/swin_t_2d": {"embed_dim": 8, "depths": [1, 1], "num_heads": [1, 2], "window_size": 4}}
-    encoder = {
-        "_target_": "medvl_core.build_encoder",
-        "name": name,
-        "size": [32, 32],
-        "options_for": {**tiny, "baseline/resnet50_2d": {"base_width": 4}},
-    }
-    again.run(
-        "train.json", cxr_encoder=encoder, epochs=1, teacher_weights=str(trained.bundle / "models" / "teacher.pt")
-    )
-    assert read_manifest(again.bundle / "models" / "manifest.json")["components"]["cxr_encoder"] == name
+    name = "baseline/efficientnet_lite"
+    teacher = str(trained.bundle / "models" / "teacher.pt")
+    again.run("train.json", **{"image_encoder::name": name}, epochs=1, stage1_weights=teacher)
+    manifest = read_manifest(again.bundle / "models" / "manifest.json")
+    assert manifest["components"]["image_tower.encoder"] == name
+    Image.fromarray(np.zeros((40, 40), np.uint8)).save(tmp_path / "film.png")
+    (again.bundle / "models" / "teacher.pt").write_bytes(Path(teacher).read_bytes())
+    workflow = again.run("inference.json", input=str(tmp_path / "film.png"), output_dir=str(tmp_path))
+    assert workflow.parser.get_parsed_content("network_def").encoder.component == name
+    assert list(json.loads((tmp_path / "findings.json").read_text())["probabilities"]) == ["film.png"]
+
+
+def test_old_keys_are_read_for_one_release(trained, tmp_path, caplog):
+    again = type(trained)(running.copy_bundle(tmp_path))
+    teacher = str(trained.bundle / "models" / "teacher.pt")
+    old = {"cxr_encoder::name": "baseline/resnet50_2d", "cxr_pooling::name": "baseline/attention"}
+    workflow = again.workflow("train.json", **old, teacher_weights=teacher)
+    workflow.initialize()
+    get = workflow.parser.get_parsed_content
+    assert get("image_tower").encoder.component == "baseline/resnet50_2d"
+    assert get("image_tower").encoder.input.size == (32, 32)
+    assert get("image_tower").pooling.component == "baseline/attention"
+    assert get("stage1_weights") == teacher
+    assert "cxr_encoder is now image_encoder; the old key goes with 0.2" in caplog.text
 
 
 def test_run_from_inside_writes_to_the_same_place(tmp_path):
     bundle = running.copy_bundle(tmp_path)
     before = set(tmp_path.rglob("*"))
-    done = running.run(bundle, "--epochs", "1", "--teacher#epochs", "1", inside=True)
+    done = running.run(bundle, "--epochs", "1", "--stage1#epochs", "1", inside=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "trained vs the others" in done.stdout
     new = {path.relative_to(bundle).parts[0] for path in set(tmp_path.rglob("*")) - before}
@@ -210,7 +214,7 @@ def test_mistyped_override_is_refused_before_any_work(tmp_path):
 
 def test_unknown_encoder_is_one_clear_error(tmp_path):
     bundle = running.copy_bundle(tmp_path)
-    done = running.run(bundle, "--cxr_encoder#name", "baseline/resnet81_2d")
+    done = running.run(bundle, "--image_encoder#name", "baseline/resnet81_2d")
     assert done.returncode == 2
     assert "no encoder is called 'baseline/resnet81_2d'; did you mean 'baseline/resnet18_2d'?" in done.stderr
     assert "Traceback" not in done.stderr

@@ -110,7 +110,7 @@ def test_wrong_words_are_refused_before_any_work(originals, prepare, tmp_path):
         prepare(originals["v2"], "--dataset_dri", "x")
     with pytest.raises(OverrideError, match="is no list of --KEY VALUE"):
         prepare(originals["v2"], "--seed")
-    with pytest.raises(OptionError, match="embeddings need a trained teacher; pass --teacher_weights FILE"):
+    with pytest.raises(OptionError, match="embeddings need a trained teacher; pass --stage1_weights FILE"):
         prepare(originals["v2"], "--make", "embeddings")
     with pytest.raises(RuntimeError, match="dataset") as caught:
         prepare(tmp_path)

@@ -147,7 +147,7 @@ def test_ablation_trains_one_teacher_and_three_students_per_seed(tmp_path, monke
     assert [name for _, name, _ in ran] == ["both", "beta", "gamma"]
     assert [(given["beta"], given["gamma"]) for *_, given in ran] == [(1.0, 1.0), (1.0, 0.0), (0.0, 1.0)]
     teacher = str(tmp_path / "seed3" / "both" / "models" / "teacher.pt")
-    assert [given.get("teacher_weights") for *_, given in ran] == [None, teacher, teacher]
+    assert [given.get("stage1_weights") for *_, given in ran] == [None, teacher, teacher]
     assert {(given["seed"], given["epochs"]) for *_, given in ran} == {(3, 4)}
     assert all(files == [running.Path("a"), running.Path("b")] for files, *_ in ran)
     assert tables == [[sys.executable, str(script.SCRIPTS / "tables.py"), "5", "--ablation", str(tmp_path)]]

@@ -120,9 +120,9 @@ def test_embeddings_of_a_teacher_are_found_by_training(place):
     for path in (bundle / "cache").rglob("*.safetensors"):
         if path.name not in rows_of_images(bundle):
             path.unlink()
-    prepare(place, "--make", "embeddings", "--out", str(folder / "embedded"), "--teacher_weights", str(kept))
+    prepare(place, "--make", "embeddings", "--out", str(folder / "embedded"), "--stage1_weights", str(kept))
     stores = set((bundle / "cache").rglob("*.safetensors"))
-    again = running.run(bundle, *dataset(data), "--epochs", "1", "--teacher_weights", str(kept))
+    again = running.run(bundle, *dataset(data), "--epochs", "1", "--stage1_weights", str(kept))
     assert again.returncode == 0, again.stdout + again.stderr
     assert set((bundle / "cache").rglob("*.safetensors")) == stores  # nothing left to embed
 

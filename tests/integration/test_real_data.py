@@ -37,7 +37,7 @@ def test_main_job_runs_on_real_cts_from_one_table(real_data, tmp_path):
     done = running.run(
         bundle,
         *("--dataset#name", "baseline/folder", "--table", str(table), "--split_column", "split"),
-        *("--batch_size", "2", "--epochs", "1", "--teacher#epochs", "1", "--label_columns", "['Lung mass']"),
+        *("--batch_size", "2", "--epochs", "1", "--stage1#epochs", "1", "--label_columns", "['Lung mass']"),
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "prove plumbing, not skill" in " ".join(done.stdout.split())

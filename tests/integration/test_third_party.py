@@ -29,7 +29,7 @@ def test_example_plugin_trains_x2ct_by_an_override(tmp_path):
     files = {path: path.read_bytes() for path in bundle.rglob("*") if path.is_file()}
     path = os.pathsep.join([str(site), *filter(None, [os.environ.get("PYTHONPATH")])])
     done = subprocess.run(
-        running.command(bundle, "--cxr_encoder#name", "example/tiny_vit", "--epochs", "1", "--teacher#epochs", "1"),
+        running.command(bundle, "--image_encoder#name", "example/tiny_vit", "--epochs", "1", "--stage1#epochs", "1"),
         cwd=bundle.parent,
         env={**running.environment(), "PYTHONPATH": path},
         capture_output=True,
@@ -38,6 +38,6 @@ def test_example_plugin_trains_x2ct_by_an_override(tmp_path):
     )
     assert done.returncode == 0, done.stdout + done.stderr
     manifest = json.loads((bundle / "models" / "manifest.json").read_text())
-    assert manifest["components"]["cxr_encoder"] == "example/tiny_vit"
+    assert manifest["components"]["image_tower.encoder"] == "example/tiny_vit"
     assert manifest["plugins"]["example"]["status"] == "loaded"
     assert all(path.read_bytes() == content for path, content in files.items())

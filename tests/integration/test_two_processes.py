@@ -19,7 +19,7 @@ pytestmark = [
 
 def test_two_processes_log_the_losses_of_one(tmp_path):
     # Dropout masks are drawn per process, so they cannot be those of one process on the whole batch.
-    plain = ("--report_encoder#options_for#baseline/bert_small#dropout", "0.0")
+    plain = ("--text_encoder#options_for#baseline/bert_small#dropout", "0.0")
     one = running.copy_bundle(tmp_path / "one")
     done = running.run(one, "--batch_size", "4", *plain)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -47,7 +47,7 @@ def _train_cxr_cml(folder: Path, batch_size: int, processes: int) -> dict[str, d
     configs = ["train.json", "multi_gpu_train.json"][:processes]
     files = [str(bundle / "configs" / name) for name in configs] + [str(running.ROOT / "tests/data/tiny_cxr_cml.json")]
     torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"] if processes > 1 else []
-    options = ["--batch_size", str(batch_size), "--report_encoder#options_for#baseline/bert_small#dropout", "0.0"]
+    options = ["--batch_size", str(batch_size), "--text_encoder#options_for#baseline/bert_small#dropout", "0.0"]
     done = subprocess.run(
         [sys.executable, *torchrun, "-m", "monai.bundle", "run", "--config_file", str(files), *options],
         cwd=bundle.parent,

@@ -43,7 +43,7 @@ def main() -> int:
             own: dict[str, object] = {"seed": seed, "beta": beta, "gamma": gamma}
             teacher = folder.parent / "both" / "models" / "teacher.pt"
             if loss != "both" and teacher.is_file():  # absent where the teacher is given, not trained
-                own["teacher_weights"] = str(teacher)
+                own["stage1_weights"] = str(teacher)
             run_setting(options.config_file, folder, own | dict(options.set))
     table = [sys.executable, str(SCRIPTS / "tables.py"), "5", "--ablation", str(options.out)]
     return subprocess.run(table).returncode

@@ -25,7 +25,7 @@ examples, from the folder monai_bundles (a backslash only breaks the line):
 
   # ... with the embeddings of a trained teacher, on a running cluster whose workers see the same folders
   python x2ct/scripts/prepare_triplets.py --out /data/prepared --scheduler tcp://head:8786 --make images embeddings \\
-      --teacher_weights teacher.pt --dataset#name x2ct/ct_rate --dataset_dir /data/CT-RATE
+      --stage1_weights teacher.pt --dataset#name x2ct/ct_rate --dataset_dir /data/CT-RATE
 
   # go on after a kill, or after repairing bad cases: the same command again
 
@@ -150,14 +150,16 @@ def _function(options: argparse.Namespace, settings: Any) -> Any:
     if "images" in options.make:
         images = [get("ct_images"), get("cxr_images")]
     if "embeddings" in options.make:
-        weights = settings["teacher_weights"]
-        if not weights and "weights" not in repr([settings["ct_encoder"], settings["report_encoder"]]):
-            raise OptionError("embeddings need a trained teacher; pass --teacher_weights FILE")
+        weights = settings["stage1_weights"]
+        if not weights and "weights" not in repr([settings["ct_encoder"], settings["text_encoder"]]):
+            raise OptionError("embeddings need a trained teacher; pass --stage1_weights FILE")
         set_seed(get("seed"))
         if weights:
-            load_weights(get("teacher_model"), weights)
+            for part in ("ct", "text"):
+                modality = "report" if part == "text" else part
+                load_weights(get(f"{part}_tower"), weights, prefix=f"towers.{modality}.")
         embeddings = list(get("embeddings").values())
-    return PrepareStudy(options.out.resolve(), "ct" in options.make, images, embeddings, get("report_text"))
+    return PrepareStudy(options.out.resolve(), "ct" in options.make, images, embeddings, get("captions"))
 
 
 if __name__ == "__main__":
