@@ -25,7 +25,7 @@ def rename_old_keys(config: dict[str, Any]) -> list[str]:
     """
     lines = []
     for old, new in config.get("_meta_", {}).get("medvl", {}).get("aliases", {}).items():
-        if old in config:
+        if config.get(old) not in (None, {}):  # an empty place holder lets MONAI accept keys below it
             config[new] = _merged(config.get(new), config.pop(old))
             lines.append(f"{old} is now {new}; the old key goes with 0.2")
     return lines
