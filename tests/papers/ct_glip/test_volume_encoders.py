@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import re
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -14,29 +13,16 @@ from medvl_core.engine.weights import WeightsError
 from medvl_ct_glip.checkpoints import load_nnunet, load_unimiss
 from medvl_ct_glip.mit import MIT_DEPTHS, MiT
 from medvl_ct_glip.volume_encoders import build_mit, build_nnunet, input_of_plans
-
-GOLDEN = Path(__file__).parent.parent / "data" / "golden"
-
-
-def by_name(shapes) -> dict[str, torch.Tensor]:
-    """The weights that the reference values were computed with: a function of the key."""
-    state = {}
-    for key, shape in shapes.items():
-        value = np.random.RandomState(zlib.crc32(key.encode())).standard_normal(shape)
-        if len(shape) <= 1:
-            value = 1 + 0.1 * value if key.endswith("weight") else 0.1 * value
-        else:
-            value = value / np.sqrt(np.prod(shape[1:]))
-        state[key] = torch.tensor(value, dtype=torch.float32)
-    return state
+from tests.golden import DATA, weights_by_name
 
 
 @pytest.mark.parametrize("variant", ["tiny", "small"])
 def test_mit_equals_the_reference(variant):
-    stated, values = json.loads((GOLDEN / f"mit_{variant}.json").read_text()), np.load(GOLDEN / f"mit_{variant}.npz")
+    stated = json.loads((DATA / "golden" / f"mit_{variant}.json").read_text())
+    values = np.load(DATA / "golden" / f"mit_{variant}.npz")
     network = MiT(stated["img_size"], stated["num_classes"], MIT_DEPTHS[variant]).eval()
     assert {key: list(value.shape) for key, value in network.state_dict().items()} == stated["shapes"]
-    network.load_state_dict(by_name(stated["shapes"]))
+    network.load_state_dict(weights_by_name(stated["shapes"]))
     with torch.no_grad():
         volume = torch.from_numpy(values["volume"])
         for stage, output in enumerate(network.transformer(volume)):
