@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from medvl_baseline.plugin import CHEST_CT, RADIOGRAPH
 from medvl_core.protocols import EncoderOutput
 from medvl_core.specs import ImageInput
+from medvl_imaging.images import check_images
 
 __all__ = ["MapEncoder", "build_resnet18_2d", "build_resnet50_2d", "build_resnet_3d", "build_swin_t_2d", "build_vit_3d"]
 
@@ -55,12 +56,7 @@ class MapEncoder(nn.Module):
         Raises:
             ValueError: If ``x`` does not have the shape of ``input``.
         """
-        expected = (self.input.channels, *self.input.size)
-        if tuple(x.shape[1:]) != expected:
-            raise ValueError(
-                f"image batch has shape {tuple(x.shape)} but this encoder reads {('B', *expected)}; "
-                f"standardise with its .input, or build it with size={tuple(x.shape[2:])}"
-            )
+        check_images(x, self)
         features = self._to_map(self.trunk, x)
         return EncoderOutput(
             tokens=features.flatten(2).transpose(1, 2), grid=tuple(features.shape[2:]), features=features
