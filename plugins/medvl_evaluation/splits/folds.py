@@ -5,19 +5,20 @@ from __future__ import annotations
 import inspect
 import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from functools import wraps
 from itertools import combinations
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
 from medvl_evaluation.splits.shares import k_folds, split_by_patient
 
-__all__ = ["Folds", "SplitMode", "split_rows", "with_folds"]
+__all__ = ["Folds", "SplitMode", "part_of", "split_rows", "with_folds"]
 
+Part = TypeVar("Part")
 _logger = logging.getLogger(__name__)
 SplitMode = Literal["patients", "official", "image_stratified_compat"]
 _MODES = ("patients", "official", "image_stratified_compat")
@@ -77,6 +78,17 @@ def with_folds(split: SplitMode = "patients") -> Callable[[Callable[..., Any]], 
         return build
 
     return decorate
+
+
+def part_of(where: Path, parts: Mapping[str, Part], split: str) -> Part:
+    """``parts[split]``.
+
+    Raises:
+        ValueError: If there is no such split; the message starts with ``where``.
+    """
+    if split not in parts:
+        raise ValueError(f"{where}: no split {split!r}; there are {', '.join(parts)}")
+    return parts[split]
 
 
 def split_rows(
