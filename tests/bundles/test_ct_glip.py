@@ -5,7 +5,6 @@ import json
 import math
 import re
 import shutil
-import signal
 import sys
 from fnmatch import fnmatchcase
 
@@ -58,12 +57,9 @@ def rows(bundle):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     bundle = running.copy_bundle(tmp_path_factory.mktemp("trained"), "ct_glip")
-    run(bundle, "train.json")
-    sys.excepthook = sys.__excepthook__
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
+    with running.process_as_before():
+        run(bundle, "train.json")
     return bundle
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -25,11 +23,7 @@ def test_two_processes_log_the_losses_of_one(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
 
     two = running.copy_bundle(tmp_path / "two")
-    single = running.command(two, "--batch_size", "2", *plain, configs=("train.json", "multi_gpu_train.json"))
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", *single[1:]]
-    done = subprocess.run(
-        torchrun, cwd=two.parent, env=running.environment(), capture_output=True, text=True, timeout=500
-    )
+    done = running.run(two, "--batch_size", "2", *plain, configs=("train.json", "multi_gpu_train.json"), processes=2)
     assert done.returncode == 0, done.stdout + done.stderr
 
     expected, found = running.losses(one), running.losses(two)
@@ -44,18 +38,9 @@ def test_two_processes_log_the_losses_of_one(tmp_path):
 def _train_cxr_cml(folder: Path, batch_size: int, processes: int) -> dict[str, dict[str, torch.Tensor]]:
     """State of model and loss after training in miniature; dropout masks are drawn per process, so there are none."""
     bundle = running.copy_bundle(folder, "cxr_cml")
-    configs = ["train.json", "multi_gpu_train.json"][:processes]
-    files = [str(bundle / "configs" / name) for name in configs] + [str(running.ROOT / "tests/data/tiny_cxr_cml.json")]
-    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"] if processes > 1 else []
-    options = ["--batch_size", str(batch_size), "--text_encoder#options_for#baseline/bert_small#dropout", "0.0"]
-    done = subprocess.run(
-        [sys.executable, *torchrun, "-m", "monai.bundle", "run", "--config_file", str(files), *options],
-        cwd=bundle.parent,
-        env=running.environment(),
-        capture_output=True,
-        text=True,
-        timeout=500,
-    )
+    configs = ("train.json", "multi_gpu_train.json")[:processes]
+    options = ("--batch_size", str(batch_size), "--text_encoder#options_for#baseline/bert_small#dropout", "0.0")
+    done = running.run(bundle, *options, configs=configs, processes=processes)
     assert done.returncode == 0, done.stdout + done.stderr
     assert (bundle / "eval" / "report.html").is_file()
     state = torch.load(bundle / "models" / "train_last.pt", weights_only=True)["objects"]

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import pytest
 
 from tests.bundles import running
@@ -26,11 +23,7 @@ def test_two_processes_log_the_losses_of_one(tmp_path):
 
     two = running.copy_bundle(tmp_path / "two", "radclip")
     halves = ("--stage1#batch_size", "4", "--batch_size", "4", *plain)
-    single = running.command(two, *halves, configs=("train.json", "multi_gpu_train.json"))
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", *single[1:]]
-    done = subprocess.run(
-        torchrun, cwd=two.parent, env=running.environment(), capture_output=True, text=True, timeout=500
-    )
+    done = running.run(two, *halves, configs=("train.json", "multi_gpu_train.json"), processes=2)
     assert done.returncode == 0, done.stdout + done.stderr
 
     expected, found = running.losses(one), running.losses(two)
