@@ -142,7 +142,8 @@ class RadChestDataset:
 
     Raises:
         FileNotFoundError: If a table, or every volume, is missing.
-        ValueError: If a table breaks a rule; the message names file and row. Volumes are checked when they are read.
+        ValueError: If a table breaks a rule, or a patient is in two splits; the message names file and row. Volumes are
+            checked when they are read.
     """
 
     def __init__(
