@@ -63,7 +63,8 @@ class MapEncoder(nn.Module):
         )
 
 
-def build_resnet18_2d(
+def _resnet_2d(
+    depth: Literal[18, 50],
     *,
     size: Sequence[int] = RADIOGRAPH.size,
     channels: int = 1,
@@ -71,18 +72,16 @@ def build_resnet18_2d(
     norm: Literal["batch", "group"] = "batch",
     weights: str | Path = "random",
 ) -> MapEncoder:
-    """ResNet-18 of MONAI; F = 8 ``base_width``.
+    """2D ResNet of MONAI with stride 32; F = 8 ``base_width``, or 32 for depth 50.
 
     Args:
+        depth: 18 or 50 layers.
         size: Pixels ``(H, W)``.
         channels: Input channels.
         base_width: Channels of the first stage.
         norm: ``"group"`` (16 channels a group) keeps samples apart in training too: take it for small batches.
         weights: ``"random"``, or a state dict (.safetensors, .pt). With the defaults and 3 channels torchvision's files
             fit: the keys are the same, their ``fc`` is left out.
-
-    Returns:
-        An encoder with stride 32.
 
     Raises:
         ValueError: If ``size`` or ``norm`` is not usable.
@@ -91,19 +90,14 @@ def build_resnet18_2d(
     References:
         He et al., arXiv:1512.03385.
     """
-    return _resnet(18, replace(RADIOGRAPH, size=tuple(size), channels=channels), base_width, norm, weights)
+    return _resnet(depth, replace(RADIOGRAPH, size=tuple(size), channels=channels), base_width, norm, weights)
 
 
-def build_resnet50_2d(
-    *,
-    size: Sequence[int] = RADIOGRAPH.size,
-    channels: int = 1,
-    base_width: int = 64,
-    norm: Literal["batch", "group"] = "batch",
-    weights: str | Path = "random",
-) -> MapEncoder:
-    """ResNet-50 of MONAI; F = 32 ``base_width``. Options, errors and source as in ``build_resnet18_2d``."""
-    return _resnet(50, replace(RADIOGRAPH, size=tuple(size), channels=channels), base_width, norm, weights)
+build_resnet18_2d = partial(_resnet_2d, 18)
+"""ResNet-18 of MONAI, see ``_resnet_2d``."""
+
+build_resnet50_2d = partial(_resnet_2d, 50)
+"""ResNet-50 of MONAI, see ``_resnet_2d``."""
 
 
 def build_resnet_3d(
@@ -115,25 +109,15 @@ def build_resnet_3d(
     norm: Literal["batch", "group"] = "batch",
     weights: str | Path = "random",
 ) -> MapEncoder:
-    """3D ResNet of MONAI; F = 8 ``base_width``, or 32 for depth 50.
+    """3D ResNet of MONAI with stride 32; F = 8 ``base_width``, or 32 for depth 50.
 
     Args:
         size: Voxels ``(X, Y, Z)``.
         depth: 10, 18, 34 or 50 layers.
-        channels: Input channels.
-        base_width: Channels of the first stage.
-        norm: ``"group"`` (16 channels a group) keeps samples apart in training too: take it for small batches.
-        weights: ``"random"``, or a state dict (.safetensors, .pt).
-
-    Returns:
-        An encoder with stride 32.
-
-    Raises:
-        ValueError: If ``size``, ``depth`` or ``norm`` is not usable.
-        WeightsError: If the weights file is not there or does not fit, naming what is wrong.
-
-    References:
-        He et al., arXiv:1512.03385.
+        channels: As for the 2D networks, see ``_resnet_2d``; so are all further options, errors and the source.
+        base_width: See there.
+        norm: See there.
+        weights: See there; torchvision has none.
     """
     return _resnet(depth, replace(CHEST_CT, size=tuple(size), channels=channels), base_width, norm, weights)
 
