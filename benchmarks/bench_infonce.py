@@ -10,7 +10,6 @@ installed, else its formula (two logit matrices, two cross-entropies).
 
 from __future__ import annotations
 
-import argparse
 import csv
 import datetime
 import importlib.util
@@ -24,7 +23,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from rounds import peak_mib
+from rounds import arguments, peak_mib
 from torch import Tensor
 
 from medvl_baseline.losses.infonce import InfoNCE
@@ -128,11 +127,9 @@ def origin() -> dict[str, object]:
 
 def main() -> None:
     """Measure, show and append to the CSV."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments(__doc__, rounds=7)
     parser.add_argument("--sizes", type=int, nargs="+", default=[360, 4096])
     parser.add_argument("--width", type=int, default=512)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     rows = [row for n in options.sizes for row in measure(n, options.width, options.rounds)]

@@ -11,13 +11,12 @@ timed in turn. The rows with and without the loss show the same from outside, th
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Callable
 from statistics import mean, median
 
 import torch
-from rounds import logger, write_results
+from rounds import arguments, logger, write_results
 from torch import Tensor
 from torch.nn import functional
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
@@ -91,10 +90,7 @@ def metric_seconds(loss: ClusterTriplet, steps: int) -> tuple[float, float, floa
 
 def main() -> None:
     """Measure and write the CSV."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=2)
-    options = parser.parse_args()
+    options = arguments(__doc__, rounds=5).parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     step, losses = training_step(), {name: filled(**setting) for name, setting in SETTINGS.items()}

@@ -9,7 +9,6 @@ ours is from scikit-learn (nu = inf, same start, same number of iterations) and 
 
 from __future__ import annotations
 
-import argparse
 import math
 import warnings
 from collections.abc import Callable
@@ -17,7 +16,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from bench_infonce import peak_mib
-from rounds import measure, write_results
+from rounds import arguments, measure, write_results
 from scipy.stats import multivariate_t
 from sklearn.mixture import GaussianMixture
 from torch import Tensor
@@ -138,10 +137,8 @@ def oracles() -> list[dict[str, object]]:
 
 def main() -> None:
     """Measure and write the CSV."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments(__doc__, rounds=5)
     parser.add_argument("--quick", action="store_true", help="small cases")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     warnings.filterwarnings("ignore", "Best performing initialization")  # few iterations are meant

@@ -9,13 +9,12 @@ reaches an encoder behind a normalisation).
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 from collections.abc import Callable
 
 import torch
 from bench_infonce import peak_mib
-from rounds import logger, measure, write_results
+from rounds import arguments, logger, measure, write_results
 from torch import Tensor
 from torch.nn import functional
 
@@ -85,10 +84,8 @@ def case(mining: str, n: int, rounds: int) -> list[dict[str, object]]:
 
 def main() -> None:
     """Measure and write the CSV."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments(__doc__, rounds=5)
     parser.add_argument("--quick", action="store_true", help="small cases")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     sizes = [("batch_all", 32), ("batch_all", 256), ("batch_all", 1024), ("batch_hard", 1024), ("batch_hard", 4096)]

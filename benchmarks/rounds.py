@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import csv
 import ctypes
 import gc
@@ -15,11 +16,19 @@ from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 
-__all__ = ["measure", "peak_mib", "write_results"]
+__all__ = ["arguments", "measure", "peak_mib", "write_results"]
 
 logging.basicConfig(level=logging.INFO, format="%(message)s")
 logger = logging.getLogger(__name__)
 RESULTS = Path(__file__).parent / "results"
+
+
+def arguments(doc: str | None, rounds: int) -> argparse.ArgumentParser:
+    """A command line with ``--rounds``, and ``--threads`` of torch."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=rounds)
+    parser.add_argument("--threads", type=int, default=2)
+    return parser
 
 
 def measure(

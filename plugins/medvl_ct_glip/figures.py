@@ -1,4 +1,4 @@
-"""Figures of organs and texts. Made with figure objects, so that no global state of matplotlib is touched."""
+"""Figures of organs and texts."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+
+from medvl_evaluation.drawing import BLUE, GREY, save_png, sheet
 
 __all__ = ["heat_map", "radar"]
 
@@ -19,10 +21,7 @@ def heat_map(
     axes: tuple[str, str],
 ) -> None:
     """Values ``len(rows) len(columns)`` as colours around 0, with the largest of each row marked."""
-    from matplotlib.figure import Figure
-
-    size = (2.6 + 0.26 * len(columns), 2.2 + 0.24 * len(rows))
-    drawing = Figure(figsize=size, dpi=150, layout="constrained")
+    drawing = sheet(2.6 + 0.26 * len(columns), 2.2 + 0.24 * len(rows))
     ax = drawing.add_subplot()
     limit = float(np.nanmax(np.abs(values))) or 1.0
     shown = ax.imshow(values, cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto")
@@ -33,19 +32,17 @@ def heat_map(
     ax.set(ylabel=axes[0], xlabel=axes[1])
     ax.set_title(f"{title}\n(dot: nearest text)", fontsize=9, loc="left")
     drawing.colorbar(shown, ax=ax, label="cosine", shrink=0.8)
-    drawing.savefig(path)
+    save_png(drawing, path)
 
 
 def radar(path: str | Path, names: Sequence[str], values: Sequence[float], chance: float, title: str) -> None:
     """One spoke per name with its value in [0, 1], and a ring at ``chance``; a name without a value has no point."""
-    from matplotlib.figure import Figure
-
-    drawing = Figure(figsize=(5.2, 5.2), dpi=150, layout="constrained")
+    drawing = sheet(5.2, 5.2)
     ax = drawing.add_subplot(projection="polar")
     angles = np.linspace(0, 2 * np.pi, len(names), endpoint=False)
     around = np.append(angles, angles[0])
-    ax.plot(around, np.append(values, values[0]), "o-", color="#0b5394", linewidth=1.8)
-    ax.plot(np.linspace(0, 2 * np.pi, 200), np.full(200, chance), "--", color="#777777", linewidth=1.2)
+    ax.plot(around, np.append(values, values[0]), "o-", color=BLUE, linewidth=1.8)
+    ax.plot(np.linspace(0, 2 * np.pi, 200), np.full(200, chance), "--", color=GREY, linewidth=1.2)
     for angle, value in zip(angles, values, strict=True):
         if not np.isnan(value):
             ax.annotate(f"{value:.2f}", (angle, value), textcoords="offset points", xytext=(4, 4), fontsize=8)
@@ -53,7 +50,7 @@ def radar(path: str | Path, names: Sequence[str], values: Sequence[float], chanc
     ax.set_xticks(angles, labels, fontsize=9)
     ax.set_ylim(0, 1)
     ax.set_title(f"{title}\n(dashed: chance)", fontsize=9, loc="left")
-    drawing.savefig(path)
+    save_png(drawing, path)
 
 
 def overlay(
@@ -76,11 +73,9 @@ def overlay(
         names: Label → name written at its centre.
         title: Of the figure.
     """
-    from matplotlib.figure import Figure
-
     inside = np.isin(regions, list(values)).sum(axis=(0, 2))
     middle = int(inside.argmax()) if inside.any() else image.shape[1] // 2
-    drawing = Figure(figsize=(10.5, 4.9), dpi=150, layout="constrained")
+    drawing = sheet(10.5, 4.9)
     table = np.full(256, np.nan)
     table[list(values)] = list(values.values())
     extent = (0, image.shape[0] * spacing[0], 0, image.shape[2] * spacing[2])
@@ -98,5 +93,4 @@ def overlay(
         ax.set(xlabel="mm, patient's right at the left", ylabel="mm, head at the top")
         ax.set_title(f"coronal, voxel row {y}", fontsize=8)
     drawing.colorbar(drawn, ax=drawing.axes, shrink=0.7)
-    drawing.suptitle(title, fontsize=10)
-    drawing.savefig(path)
+    save_png(drawing, path, title)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from medvl_core.hookspecs import hookimpl
 from medvl_core.specs import (
     DatasetSpec,
@@ -47,7 +49,7 @@ def medvl_encoders() -> list[EncoderSpec]:
             embed_dim=embed_dim,
         )
 
-    small_unet = {"size": (16, 16, 16), "features": (8, 16)}
+    small_unet: dict[str, object] = {"size": (16, 16, 16), "features": (8, 16)}
     return [
         spec("nnunet", "PlainConvUNet as nnU-Net configures it", "doi:10.1038/s41592-020-01008-z", 32, small_unet),
         spec("mit", "MiT of UniMiSS, small or tiny", "arXiv:2112.09356", 32, {"size": (64, 64, 16), "variant": "tiny"}),
@@ -102,23 +104,20 @@ def medvl_losses() -> list[LossSpec]:
 @hookimpl
 def medvl_evaluators() -> list[EvaluatorSpec]:
     """Organs and their abnormalities, zero-shot."""
+    evaluator = partial(EvaluatorSpec, license=_APACHE, source=_PAPER)
     return [
-        EvaluatorSpec(
+        evaluator(
             name="organ_recognition",
             factory="medvl_ct_glip.organ_recognition:OrganRecognition",
             summary="Every organ of every scan against the names of all organs",
-            source=_PAPER,
-            license=_APACHE,
             tiny={"regions": ("spleen", "liver", "aorta")},
             task="organ_recognition",
             metrics=(Metric(name="{prefix}/top_1"), Metric(name="{prefix}/top_1_macro")),
         ),
-        EvaluatorSpec(
+        evaluator(
             name="organ_abnormality",
             factory="medvl_ct_glip.organ_abnormality:OrganAbnormality",
             summary="Zero-shot abnormalities per organ, pooled and one by one",
-            source=_PAPER,
-            license=_APACHE,
             tiny={
                 "regions": ("spleen", "aorta", "liver"),
                 "label_names": ("Splenomegaly", "Arteriosclerosis", "Fatty liver"),
@@ -139,22 +138,19 @@ def medvl_evaluators() -> list[EvaluatorSpec]:
 @hookimpl
 def medvl_text_sources() -> list[TextSourceSpec]:
     """Region texts."""
+    text_source = partial(TextSourceSpec, license=_APACHE, produces="region_prompts")
     return [
-        TextSourceSpec(
+        text_source(
             name="organ_labels",
             factory="medvl_ct_glip.abnormalities:OrganLabels",
             summary="Region texts from study labels, for data without reports",
             source="medvl",
-            license=_APACHE,
-            produces="region_prompts",
         ),
-        TextSourceSpec(
+        text_source(
             name="organ_findings",
             factory="medvl_ct_glip.organ_findings:OrganFindings",
             summary="Region texts from reports: lexicon, negation, sides and lobes",
             source=_PAPER,
-            license=_APACHE,
-            produces="region_prompts",
         ),
     ]
 

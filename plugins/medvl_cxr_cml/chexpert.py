@@ -13,7 +13,7 @@ import pandas as pd
 from medvl_baseline.datasets.image_table import ImageTable, check_ids, find_table, keep_views, label_column
 from medvl_core.engine.loading import rng_for
 from medvl_core.errors import did_you_mean
-from medvl_evaluation.splits.folds import Folds, SplitMode
+from medvl_evaluation.splits.folds import Folds, with_folds
 from medvl_imaging.tables import need_columns, read_table
 
 __all__ = ["CHEXPERT_LABELS", "build_chexpert"]
@@ -42,6 +42,7 @@ CHEXPERT_LABELS = (
 _METADATA = {"Sex": "sex", "Age": "age", "Frontal/Lateral": "view", "AP/PA": "projection"}
 
 
+@with_folds()
 def build_chexpert(
     folder: str | Path,
     *,
@@ -51,11 +52,7 @@ def build_chexpert(
     exactly_one_of: Sequence[str] = (),
     per_label: int | None = None,
     rare: Sequence[str] = (),
-    split: SplitMode = "patients",
-    fold: int = 0,
-    n_folds: int = 5,
-    validation_share: float = 0.1,
-    seed: int = 0,
+    folds: Folds,
 ) -> ImageTable:
     """CheXpert: 224,316 radiographs of 65,240 patients, 14 labels that may be uncertain.
 
@@ -72,12 +69,8 @@ def build_chexpert(
             and blank count as 0.
         per_label: With ``exactly_one_of``: draw this many images of each label.
         rare: Labels to report as a group of their own.
-        split: ``"patients"``: folds over ``train.csv``; ``"official"``: ``valid.csv`` is the test set; see
-            ``folds.Folds``.
-        fold: Which fold is the test set.
-        n_folds: Folds of patients.
-        validation_share: Share of all images held out of the training ones for choices.
-        seed: Of the split and of ``per_label``.
+        folds: Five options, see ``medvl_evaluation.splits.folds.with_folds``; ``split="patients"`` takes
+            ``train.csv``, ``"official"`` tests on ``valid.csv``. ``seed`` draws ``per_label`` too.
 
     Raises:
         FileNotFoundError: If a table or every image is missing.
@@ -94,7 +87,7 @@ def build_chexpert(
     read = _reader(uncertain, blank, exactly_one_of, per_label)
     names = list(exactly_one_of or CHEXPERT_LABELS)
     parts = [_part(folder, "train", views, names, read)]
-    if split == "official":
+    if folds.split == "official":
         parts.append(_part(folder, "valid", views, names, read))
     table = parts[0][0]
     films, labels = (pd.concat([part[k] for part in parts]) for k in (1, 2))
@@ -103,10 +96,9 @@ def build_chexpert(
         kept = (labels.sum(axis=1) == 1).to_numpy() & films["path"].ne("").to_numpy()
         films, labels, official = films[kept], labels[kept], official[kept]
         if per_label is not None:
-            rows = _drawn(table, labels, per_label, seed)
+            rows = _drawn(table, labels, per_label, folds.seed)
             films, labels, official = films.iloc[rows], labels.iloc[rows], official[rows]
-    folds = Folds(split, fold, n_folds, validation_share, seed)
-    return ImageTable(table, films, labels, folds=folds, rare=rare, official=official if split == "official" else None)
+    return ImageTable(table, films, labels, folds=folds, rare=rare, official=official)
 
 
 def _part(

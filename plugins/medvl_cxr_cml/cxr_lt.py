@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from medvl_baseline.datasets.image_table import ImageTable, keep_views, label_column
-from medvl_evaluation.splits.folds import Folds, SplitMode
+from medvl_evaluation.splits.folds import Folds, with_folds
 from medvl_imaging.tables import need_columns, read_label, read_table
 
 __all__ = ["CXR_LT_LABELS", "CXR_LT_RARE", "build_cxr_lt"]
@@ -78,17 +78,14 @@ _SPELLINGS = {"Rounded Atelectasis": "Round(ed) Atelectasis"}
 _COLUMNS = ("dicom_id", "subject_id", "study_id", "ViewPosition", "fpath")
 
 
+@with_folds()
 def build_cxr_lt(
     table: str | Path,
     root: str | Path,
     *,
     views: Sequence[str] | None = ("AP", "PA"),
     rare: Sequence[str] = CXR_LT_RARE,
-    split: SplitMode = "patients",
-    fold: int = 0,
-    n_folds: int = 5,
-    validation_share: float = 0.1,
-    seed: int = 0,
+    folds: Folds,
 ) -> ImageTable:
     """CXR-LT 2024: 40 labels of MIMIC-CXR-JPG radiographs, 28 base and 12 rare, in ``label_groups``.
 
@@ -97,11 +94,7 @@ def build_cxr_lt(
         root: The MIMIC-CXR-JPG folder, which holds ``files/p10/...``.
         views: ``ViewPosition`` to keep. A missing view is not taken for a frontal one. ``None`` keeps all.
         rare: Labels of the group ``"rare"``.
-        split: ``"patients"`` or ``"image_stratified_compat"``; see ``folds.Folds``.
-        fold: Which fold is the test set.
-        n_folds: Folds of patients.
-        validation_share: Share of all images held out of the training ones for choices.
-        seed: Of the split.
+        folds: Five options, see ``medvl_evaluation.splits.folds.with_folds``; the set has no ``"official"`` split.
 
     Raises:
         FileNotFoundError: If the table or every image is missing.
@@ -126,4 +119,4 @@ def build_cxr_lt(
             "view": rows["ViewPosition"],
         }
     )
-    return ImageTable(table, films, labels, folds=Folds(split, fold, n_folds, validation_share, seed), rare=rare)
+    return ImageTable(table, films, labels, folds=folds, rare=rare)

@@ -13,6 +13,7 @@ from torch import Tensor
 from medvl_core.specs import Metric
 from medvl_cxr_cml.em import Covariance
 from medvl_cxr_cml.mixture import StudentTMixture
+from medvl_evaluation.drawing import save_png, sheet
 from medvl_evaluation.page.case_panels import project_embeddings
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ __all__ = ["LatentMap"]
 
 _AGREEMENT = "latent_map/adjusted_mutual_information"
 _PER_CLUSTER = 5  # studies: fewer make clusters of noise
-_DPI = 150
 
 
 class LatentMap:
@@ -128,24 +128,19 @@ class LatentMap:
 
     def figures(self, folder: str | Path, n_resamples: int = 1000, seed: int = 0, level: float = 0.95) -> list[Path]:
         """``latent_map.png``: the same points by cluster, and by the rarest of their labels."""
-        from matplotlib.figure import Figure
-
         points, method, drawn = self._points()
-        drawing = Figure(figsize=(12, 6.2), layout="constrained")
+        drawing = sheet(12, 6.2)
         left, right = drawing.subplots(1, 2)
         _draw_clusters(left, points, self.clusters()[drawn])
         _draw_labels(right, points, self._positive()[drawn], self.classes)
         for ax in (left, right):
             ax.set(xticks=[], yticks=[], xlabel=f"{method} 1", ylabel=f"{method} 2")
         agreement = self.compute()[_AGREEMENT]
-        drawing.suptitle(
+        title = (
             f"{method} of {len(points)} of {len(self._ids)} {self.image} embeddings; clusters and labels share "
-            f"{agreement:.2f} (adjusted mutual information: 0 none, 1 all)",
-            fontsize=10,
+            f"{agreement:.2f} (adjusted mutual information: 0 none, 1 all)"
         )
-        path = Path(folder) / "latent_map.png"
-        drawing.savefig(path, dpi=_DPI)
-        return [path]
+        return [save_png(drawing, Path(folder) / "latent_map.png", title)]
 
     def clusters(self) -> np.ndarray:
         """Cluster of each study, ``N``.

@@ -10,7 +10,7 @@ import numpy as np
 
 from medvl_baseline.datasets.image_table import ImageTable, find_table, keep_views, listed_files
 from medvl_core.errors import did_you_mean
-from medvl_evaluation.splits.folds import Folds, SplitMode
+from medvl_evaluation.splits.folds import Folds, with_folds
 from medvl_imaging.tables import need_columns, read_table
 
 if TYPE_CHECKING:
@@ -41,16 +41,13 @@ _METADATA = {"View Position": "view", "Patient Age": "age", "Patient Gender": "s
 _LISTS = {"train": "train_val_list.txt", "test": "test_list.txt"}
 
 
+@with_folds()
 def build_nih_chestxray14(
     folder: str | Path,
     *,
     views: Sequence[str] | None = None,
     rare: Sequence[str] = (),
-    split: SplitMode = "patients",
-    fold: int = 0,
-    n_folds: int = 5,
-    validation_share: float = 0.1,
-    seed: int = 0,
+    folds: Folds,
 ) -> ImageTable:
     """NIH ChestX-ray14: 112,120 frontal radiographs of 30,805 patients with 14 findings, mined from reports.
 
@@ -62,11 +59,8 @@ def build_nih_chestxray14(
         folder: Folder with the table.
         views: Keep ``"PA"`` or ``"AP"`` only.
         rare: Labels to report as a group of their own.
-        split: ``"patients"``; ``"official"`` reads ``train_val_list.txt`` and ``test_list.txt``; see ``folds.Folds``.
-        fold: Which fold is the test set.
-        n_folds: Folds of patients.
-        validation_share: Share of all patients held out of the training ones for choices.
-        seed: Of the split.
+        folds: Five options, see ``medvl_evaluation.splits.folds.with_folds``; ``split="official"`` reads
+            ``train_val_list.txt`` and ``test_list.txt``.
 
     Raises:
         FileNotFoundError: If the table, the lists or every image is missing.
@@ -93,8 +87,7 @@ def build_nih_chestxray14(
     films["study"] = films["scan"] = rows["Image Index"].str.removesuffix(".png")
     films["subject"] = rows["Patient ID"]
     films["path"] = [files.get(name, "") for name in rows["Image Index"]]
-    official = _official(folder, table, rows) if split == "official" else None
-    folds = Folds(split, fold, n_folds, validation_share, seed)
+    official = _official(folder, table, rows) if folds.split == "official" else None
     return ImageTable(table, films, _labels(table, rows), folds=folds, rare=rare, official=official)
 
 

@@ -13,7 +13,7 @@ import pandas as pd
 
 from medvl_baseline.datasets.image_table import ImageTable, find_table, keep_views, listed_files
 from medvl_core.errors import did_you_mean
-from medvl_evaluation.splits.folds import Folds, SplitMode
+from medvl_evaluation.splits.folds import Folds, with_folds
 from medvl_imaging.tables import need_columns, read_table
 
 __all__ = ["build_padchest"]
@@ -24,6 +24,7 @@ _UNUSABLE = {"exclude", "suboptimal study"}
 _NO_FINDING = {"unchanged"}  # says how two studies compare
 
 
+@with_folds()
 def build_padchest(
     folder: str | Path,
     *,
@@ -32,11 +33,7 @@ def build_padchest(
     min_images: int = 50,
     labelled_by: Literal["any", "physician"] = "any",
     rare: Sequence[str] = (),
-    split: SplitMode = "patients",
-    fold: int = 0,
-    n_folds: int = 5,
-    validation_share: float = 0.1,
-    seed: int = 0,
+    folds: Folds,
 ) -> ImageTable:
     """PadChest: 160,861 radiographs of 67,625 patients, findings in English from Spanish reports.
 
@@ -51,11 +48,7 @@ def build_padchest(
         min_images: See ``label_names``.
         labelled_by: ``"physician"`` keeps the rows that were read by one; the others were labelled by a network.
         rare: Labels to report as a group of their own.
-        split: ``"patients"`` or ``"image_stratified_compat"``; see ``folds.Folds``.
-        fold: Which fold is the test set.
-        n_folds: Folds of patients.
-        validation_share: Share of all images held out of the training ones for choices.
-        seed: Of the split.
+        folds: Five options, see ``medvl_evaluation.splits.folds.with_folds``; the set has no ``"official"`` split.
 
     Raises:
         FileNotFoundError: If the table or every image is missing.
@@ -86,7 +79,7 @@ def build_padchest(
     films["study"] = rows["ImageID"].str.removesuffix(".png")
     films["subject"], films["scan"] = rows["PatientID"], rows["StudyID"]
     films["path"] = [files.get(name, "") for name in rows["ImageID"]]
-    return ImageTable(table, films, labels, folds=Folds(split, fold, n_folds, validation_share, seed), rare=rare)
+    return ImageTable(table, films, labels, folds=folds, rare=rare)
 
 
 def _findings(table: Path, number: int, cell: str) -> set[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from medvl_core.hookspecs import hookimpl
 from medvl_core.specs import DatasetSpec, EvaluatorSpec, LossSpec, Metric, TextSourceSpec
 
@@ -60,48 +62,37 @@ def medvl_evaluators() -> list[EvaluatorSpec]:
 @hookimpl
 def medvl_datasets() -> list[DatasetSpec]:
     """Public chest X-ray sets on disk."""
+    radiographs = partial(DatasetSpec, license=_APACHE, modalities=("cxr",), has=("labels",))
     return [
-        DatasetSpec(
+        radiographs(
             name="cxr_lt",
             factory="medvl_cxr_cml.cxr_lt:build_cxr_lt",
             summary="CXR-LT 2024 on MIMIC-CXR-JPG: 40 long-tailed labels, 12 rare",
             source="arXiv:2506.07984",
-            license=_APACHE,
-            modalities=("cxr",),
-            has=("labels",),
             data_license="PhysioNet Credentialed Health Data License 1.5.0",
             url="https://physionet.org/content/cxr-lt-iccv-workshop-cvamd/2.0.0/",
         ),
-        DatasetSpec(
+        radiographs(
             name="chexpert",
             factory="medvl_cxr_cml.chexpert:build_chexpert",
             summary="CheXpert: 14 labels with a policy for the uncertain ones",
             source="arXiv:1901.07031",
-            license=_APACHE,
-            modalities=("cxr",),
-            has=("labels",),
             data_license="Stanford University Dataset Research Use Agreement",
             url="https://stanfordmlgroup.github.io/competitions/chexpert/",
         ),
-        DatasetSpec(
+        radiographs(
             name="nih_chestxray14",
             factory="medvl_cxr_cml.nih:build_nih_chestxray14",
             summary="NIH ChestX-ray14, all or any part of it: 14 findings",
             source="arXiv:1705.02315",
-            license=_APACHE,
-            modalities=("cxr",),
-            has=("labels",),
             data_license="no restrictions on use, attribution requested",
             url="https://nihcc.app.box.com/v/ChestXray-NIHCC",
         ),
-        DatasetSpec(
+        radiographs(
             name="padchest",
             factory="medvl_cxr_cml.padchest:build_padchest",
             summary="PadChest: findings from Spanish reports, as many as are frequent enough",
             source="arXiv:1901.07441",
-            license=_APACHE,
-            modalities=("cxr",),
-            has=("labels",),
             data_license="PadChest Dataset Research Use Agreement",
             url="https://bimcv.cipf.es/bimcv-projects/padchest/",
         ),

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from medvl_core.engine.files import write_text
 from medvl_core.specs import Metric
+from medvl_evaluation.drawing import save_png, sheet
 from medvl_evaluation.markdown import markdown_table
 
 if TYPE_CHECKING:
@@ -138,12 +139,10 @@ class Comparison:
 
         Metrics without intervals are left to the table.
         """
-        from matplotlib.figure import Figure
-
         judged = [metric for metric in self.metrics if self.verdicts[metric.name] != "no interval"] or self.metrics
         units = list(dict.fromkeys(metric.unit for metric in judged))
         panels = [[metric for metric in judged if metric.unit == unit] for unit in units]
-        drawing = Figure(figsize=(9, 1.8 + 0.5 * len(judged) + 0.7 * len(panels)), layout="constrained")
+        drawing = sheet(9, 1.8 + 0.5 * len(judged) + 0.7 * len(panels))
         heights = [len(panel) + 0.4 for panel in panels]
         axes = drawing.subplots(len(panels), 1, squeeze=False, height_ratios=heights).ravel()
         for ax, unit, panel in zip(axes, units, panels, strict=True):
@@ -152,8 +151,7 @@ class Comparison:
         drawing.legend(handles, labels, loc="outside lower center", ncols=len(self.rows), frameon=False)
         title = f"{self.candidate} against {', '.join(name for name in self.rows if name != self.candidate)}"
         drawing.suptitle(f"{title}\n{textwrap.fill(self.context.caption(), 105)}", fontsize=10, parse_math=False)
-        drawing.savefig(path, dpi=150)
-        return Path(path)
+        return save_png(drawing, path)
 
     def _panel(self, ax: Any, unit: str, metrics: Sequence[Metric]) -> None:
         offsets = [0.22 * (i - (len(self.rows) - 1) / 2) for i in range(len(self.rows))]

@@ -14,7 +14,28 @@ from medvl_core.bundle.overrides import unread_overrides
 from medvl_core.bundle.startup import OverrideError, unknown_override_keys
 from medvl_core.engine.files import write_text
 
-__all__ = ["run_setting", "setting"]
+__all__ = ["arguments", "run_setting", "setting"]
+
+
+def arguments(doc: str | None, examples: str, out: str, seeds: Sequence[int] = (0, 1, 2)) -> argparse.ArgumentParser:
+    """The command line of such a script: ``--out``, ``--seeds`` and ``--set``; a script adds its own options.
+
+    Args:
+        doc: What it does.
+        examples: Shown below the options, as they are.
+        out: What the folder ``--out`` gets.
+        seeds: Default of ``--seeds``.
+    """
+    parser = argparse.ArgumentParser(
+        description=doc, epilog=examples, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help=out)
+    shown = " ".join(map(str, seeds))
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(seeds), help=f"default: {shown}")
+    parser.add_argument(
+        "--set", type=setting, nargs="*", default=[], metavar="KEY=VALUE", help="overrides of the configs"
+    )
+    return parser
 
 
 def setting(word: str) -> tuple[str, object]:

@@ -15,7 +15,21 @@ from medvl_core.study import Study
 from medvl_imaging.store.tensors import TensorStore
 from medvl_imaging.transforms import standardise
 
-__all__ = ["ImageRows"]
+__all__ = ["ImageRows", "check_images"]
+
+
+def check_images(images: Tensor, encoder: Any) -> None:
+    """Refuse a batch that does not have the shape ``B C *size`` of ``encoder.input``.
+
+    Raises:
+        ValueError: With both shapes.
+    """
+    expected = (encoder.input.channels, *encoder.input.size)
+    if tuple(images.shape[1:]) != expected:
+        raise ValueError(
+            f"{type(encoder).__name__}: images have the shape {tuple(images.shape)}, it reads {('B', *expected)}; "
+            "standardise them with its .input, or build it for this size"
+        )
 
 
 class ImageRows:

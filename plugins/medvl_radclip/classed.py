@@ -86,7 +86,7 @@ def classed_table(
         films,
         pd.DataFrame(one_hot, columns=names, index=films.index),
         folds=folds,
-        official=official if folds.mode == "official" else None,
+        official=official,
         modality="volume" if kind in ("volume", "scan") else "image",
         source=kind if callable(kind) else partial(_file, kind),
     )

@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 from medvl_baseline.datasets.image_table import ImageTable
 from medvl_core.errors import did_you_mean
-from medvl_evaluation.splits.folds import Folds, SplitMode
+from medvl_evaluation.splits.folds import Folds, with_folds
 from medvl_radclip.captions import parse_name
 from medvl_radclip.classed import classed_table, image_files, row, volume_files
 
@@ -35,7 +36,10 @@ _CRYSTAL = {
 }
 
 
-def build_class_folders(
+@with_folds()
+def _class_files(
+    listed: Callable[[Path], Sequence[Path]],
+    kind: Literal["picture", "scan"],
     folder: str | Path,
     *,
     label: str | None = None,
@@ -45,15 +49,13 @@ def build_class_folders(
     modality: Words = "",
     condition: Words | None = None,
     files: str = "*",
-    split: SplitMode = "patients",
-    fold: int = 0,
-    n_folds: int = 5,
-    validation_share: float = 0.1,
-    seed: int = 0,
+    folds: Folds,
 ) -> ImageTable:
-    r"""Images (PNG, JPEG, DICOM) at any depth below ``folder``; other files are ignored.
+    r"""Files at any depth below ``folder`` whose class stands in their path; other files are ignored.
 
     Args:
+        listed: Folder → its files, or the folders of its DICOM series, which are named by the folder.
+        kind: What they are.
         folder: The set.
         label: Regular expression on a file's path below ``folder``; its first group that matched is the class, e.g.
             ``r"_(bacteria|virus)_|(NORMAL)"``. ``None``: the class is the name of the folder that holds the file.
@@ -64,71 +66,42 @@ def build_class_folders(
         modality: Modality, or class → modality.
         condition: Class → words of the caption, blank for none. ``None``: the class, underscores as blanks.
         files: Only paths of this pattern (``fnmatch``), e.g. ``"*_image.nii.gz"``.
-        split: ``"patients"``; ``"official"`` where the path has a folder ``train``, ``val`` or ``test`` (also
-            ``training``, ``validation``, ...); see ``medvl_evaluation.splits.folds.Folds``.
-        fold: See there.
-        n_folds: See there.
-        validation_share: See there.
-        seed: See there.
+        folds: Five options, see ``medvl_evaluation.splits.folds.with_folds``; ``split="official"`` where the
+            path has a folder ``train``, ``val`` or ``test`` (also ``training``, ``validation``, ...).
 
     Raises:
-        FileNotFoundError: If there is no image.
+        FileNotFoundError: If there is no such file.
         ValueError: If a path does not match ``label``, or an option names no class. The message starts with the path.
     """
-    options = (label, subject, captions, (region, modality, condition), files)
-    return _tree(Path(folder), image_files, "picture", options, Folds(split, fold, n_folds, validation_share, seed))
+    folder = Path(folder)
+    paths = {path.relative_to(folder).as_posix(): path for path in listed(folder)}
+    paths = {name: path for name, path in paths.items() if fnmatchcase(name, files)}
+    found = {name: _class(folder / name, name, label) for name in paths}
+    if found:
+        _check_words(folder, (region, modality, condition), set(found.values()))
+    rows = []
+    for name, path in paths.items():
+        class_ = found[name]
+        spoken = _parsed(path, class_) if captions else _words(class_, region, modality, condition)
+        owner = (_group(subject, name) if subject else None) or name
+        rows.append(row(name, owner, str(path), class_, spoken))
+    official = [_stated(path, name) for name, path in paths.items()] if folds.split == "official" else None
+    return classed_table(folder, rows, folds=folds, kind=kind, official=official)
 
 
-def build_class_volumes(
-    folder: str | Path,
-    *,
-    label: str | None = None,
-    subject: str | None = None,
-    captions: bool = False,
-    region: Words = "",
-    modality: Words = "",
-    condition: Words | None = None,
-    files: str = "*",
-    split: SplitMode = "patients",
-    fold: int = 0,
-    n_folds: int = 5,
-    validation_share: float = 0.1,
-    seed: int = 0,
-) -> ImageTable:
-    """Volumes (NIfTI, NRRD, folders of one DICOM series) at any depth: CT, MR or PET in their own units.
+build_class_folders = partial(_class_files, image_files, "picture")
+"""Images (PNG, JPEG, DICOM) at any depth, see ``_class_files``."""
 
-    Args:
-        folder: The set.
-        label: As in :func:`build_class_folders`; a DICOM series is named by its folder. So are all other options.
-        subject: See there.
-        captions: See there.
-        region: See there.
-        modality: See there.
-        condition: See there.
-        files: See there.
-        split: See there.
-        fold: See there.
-        n_folds: See there.
-        validation_share: See there.
-        seed: See there.
-
-    Raises:
-        FileNotFoundError: If there is no volume.
-        ValueError: See :func:`build_class_folders`.
-    """
-    options = (label, subject, captions, (region, modality, condition), files)
-    return _tree(Path(folder), volume_files, "scan", options, Folds(split, fold, n_folds, validation_share, seed))
+build_class_volumes = partial(_class_files, volume_files, "scan")
+"""Volumes (NIfTI, NRRD, folders of one DICOM series) at any depth: CT, MR or PET in their own units."""
 
 
+@with_folds()
 def build_crystal_clean(
     folder: str | Path,
     *,
     augmented: bool = True,
-    split: SplitMode = "patients",
-    fold: int = 0,
-    n_folds: int = 5,
-    validation_share: float = 0.1,
-    seed: int = 0,
+    folds: Folds,
 ) -> ImageTable:
     """Crystal Clean: brain MR slices, normal or with one of three tumours.
 
@@ -138,11 +111,7 @@ def build_crystal_clean(
     Args:
         folder: The set, or its ``Data`` folder.
         augmented: Keep the copies.
-        split: See ``medvl_evaluation.splits.folds.Folds``.
-        fold: See there.
-        n_folds: See there.
-        validation_share: See there.
-        seed: See there.
+        folds: Five options, see ``medvl_evaluation.splits.folds.with_folds``.
 
     Raises:
         FileNotFoundError: If there is no image.
@@ -162,27 +131,7 @@ def build_crystal_clean(
         words = ("Brain", "MRI", condition)
         rows.append(row(path.stem, original, str(path), name, words, scan=original, copy=copy or ""))
     classes = [name for name, _ in _CRYSTAL.values()]
-    folds = Folds(split, fold, n_folds, validation_share, seed)
     return classed_table(folder, rows, folds=folds, kind="picture", classes=classes)
-
-
-def _tree(
-    folder: Path, listed: Callable[[Path], Sequence[Path]], kind: Any, options: tuple[Any, ...], folds: Folds
-) -> ImageTable:
-    label, subject, captions, words, files = options
-    paths = {path.relative_to(folder).as_posix(): path for path in listed(folder)}
-    paths = {name: path for name, path in paths.items() if fnmatchcase(name, files)}
-    found = {name: _class(folder / name, name, label) for name in paths}
-    if found:
-        _check_words(folder, words, set(found.values()))
-    rows = []
-    for name, path in paths.items():
-        class_ = found[name]
-        spoken = _parsed(path, class_) if captions else _words(class_, *words)
-        owner = (_group(subject, name) if subject else None) or name
-        rows.append(row(name, owner, str(path), class_, spoken))
-    official = [_stated(path, name) for name, path in paths.items()] if folds.mode == "official" else None
-    return classed_table(folder, rows, folds=folds, kind=kind, official=official)
 
 
 def _class(path: Path, name: str, label: str | None) -> str:

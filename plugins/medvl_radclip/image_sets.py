@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medvl_baseline.datasets.image_table import ImageTable, find_table
-from medvl_evaluation.splits.folds import Folds, SplitMode
+from medvl_evaluation.splits.folds import Folds, with_folds
 from medvl_imaging.tables import need_columns, read_table
 from medvl_radclip.captions import modality_name, region_name
 from medvl_radclip.classed import classed_table, existing, row
@@ -27,15 +27,12 @@ _RSNA = {
 }
 
 
+@with_folds("official")
 def build_radimagenet(
     folder: str | Path,
     *,
     modalities: Sequence[str] = ("CT", "MR"),
-    split: SplitMode = "official",
-    fold: int = 0,
-    n_folds: int = 5,
-    validation_share: float = 0.1,
-    seed: int = 0,
+    folds: Folds,
 ) -> ImageTable:
     """RadImageNet: 1.35 million key images; a class is ``"Abdomen CT normal"``: region, modality and finding.
 
@@ -45,11 +42,8 @@ def build_radimagenet(
     Args:
         folder: Holds the tables and ``radiology_ai``.
         modalities: Of ``"CT"``, ``"MR"``, ``"US"``; RadCLIP leaves ultrasound out.
-        split: ``"official"``: the three lists; see ``medvl_evaluation.splits.folds.Folds``.
-        fold: See there.
-        n_folds: See there.
-        validation_share: See there.
-        seed: See there.
+        folds: Five options, see ``medvl_evaluation.splits.folds.with_folds``; the ``"official"`` split is
+            the three lists.
 
     Raises:
         FileNotFoundError: If a table or every image is missing.
@@ -78,30 +72,22 @@ def build_radimagenet(
                 rows.append(row(file, file, path, " ".join(words), words, modality_code=modality))
                 official.append(list_)
                 numbers.append(number)
-    folds = Folds(split, fold, n_folds, validation_share, seed)
     return classed_table(
         folder / "RadiologyAI_*.csv", rows, folds=folds, kind="picture", numbers=numbers, official=official
     )
 
 
+@with_folds()
 def build_rsna_pneumonia(
     folder: str | Path,
     *,
-    split: SplitMode = "patients",
-    fold: int = 0,
-    n_folds: int = 5,
-    validation_share: float = 0.1,
-    seed: int = 0,
+    folds: Folds,
 ) -> ImageTable:
     """RSNA Pneumonia Detection 2018: 26,684 chest radiographs (DICOM) in three classes; boxes are counted, not read.
 
     Args:
         folder: Holds ``stage_2_detailed_class_info.csv``, ``stage_2_train_labels.csv`` and ``stage_2_train_images``.
-        split: See ``medvl_evaluation.splits.folds.Folds``.
-        fold: See there.
-        n_folds: See there.
-        validation_share: See there.
-        seed: See there.
+        folds: Five options, see ``medvl_evaluation.splits.folds.with_folds``.
 
     Raises:
         FileNotFoundError: If a table or every image is missing.
@@ -127,7 +113,6 @@ def build_rsna_pneumonia(
         n_boxes = str(counts[patient]) if name == "Lung Opacity" else "0"
         rows.append(row(patient, patient, path, name, words, boxes=n_boxes))
         numbers.append(number)
-    folds = Folds(split, fold, n_folds, validation_share, seed)
     return classed_table(table, rows, folds=folds, kind="picture", numbers=numbers, classes=list(_RSNA))
 
 

@@ -14,7 +14,7 @@ import pandas as pd
 
 from medvl_baseline.datasets.image_table import ImageTable
 from medvl_core.study import Image, ImageSource
-from medvl_evaluation.splits.folds import Folds, SplitMode
+from medvl_evaluation.splits.folds import Folds, with_folds
 
 __all__ = ["ArraySource", "build_medmnist"]
 
@@ -46,17 +46,14 @@ class ArraySource:
         return hashlib.sha256(np.ascontiguousarray(pixels)).hexdigest()
 
 
+@with_folds("official")
 def build_medmnist(
     file: str | Path,
     *,
     classes: Sequence[str],
     region: str = "",
     modality: str = "",
-    split: SplitMode = "official",
-    fold: int = 0,
-    n_folds: int = 5,
-    validation_share: float = 0.1,
-    seed: int = 0,
+    folds: Folds,
 ) -> ImageTable:
     """A MedMNIST file: ``{train,val,test}_images`` and ``_labels``. There are no patient ids.
 
@@ -65,11 +62,8 @@ def build_medmnist(
         classes: Name of each class number, in order; or of each label column where images have several.
         region: For captions.
         modality: For captions.
-        split: ``"official"``: the file's own three parts; see ``medvl_evaluation.splits.folds.Folds``.
-        fold: See there.
-        n_folds: See there.
-        validation_share: See there.
-        seed: See there.
+        folds: Five options, see ``medvl_evaluation.splits.folds.with_folds``; the ``"official"`` split is
+            the file's own three parts.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -91,8 +85,8 @@ def build_medmnist(
         file,
         films,
         pd.DataFrame(np.concatenate(labels), columns=list(classes), index=films.index),
-        folds=Folds(split, fold, n_folds, validation_share, seed),
-        official=official if split == "official" else None,
+        folds=folds,
+        official=official,
         modality="volume" if arrays["train_images"].ndim == 4 and arrays["train_images"].shape[-1] != 3 else "image",
         source=lambda path: _source(file, path),
     )

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from medvl_core.hookspecs import hookimpl
 from medvl_core.specs import DatasetSpec, EncoderSpec, ImageInput, PoolingSpec, TextSourceSpec
 
 MEDVL_API = "1.0"
 _APACHE = "Apache-2.0"
 _RADCLIP = "arXiv:2403.09948"
-_IMAGE, _VOLUME, _LABELS = ("image",), ("volume",), ("labels",)
+_labelled = partial(DatasetSpec, license=_APACHE, has=("labels",))
 
 SLICES = ImageInput(
     channels=1,
@@ -56,52 +58,43 @@ def medvl_encoders() -> list[EncoderSpec]:
 @hookimpl
 def medvl_poolings() -> list[PoolingSpec]:
     """From slice embeddings to one vector of a volume; ``baseline/mean`` fits the same slot."""
+    pooling = partial(PoolingSpec, license=_APACHE, scope="global")
     return [
-        PoolingSpec(
+        pooling(
             name="slice_attention",
             factory="medvl_radclip.slice_attention:SliceAttention",
             summary="RadCLIP's adapter: self-attention over slices with learned positions, then their mean",
             source=_RADCLIP,
-            license=_APACHE,
             tiny={"embed_dim": 16, "heads": 2, "max_slices": 4},
-            scope="global",
             order_sensitive=True,
         ),
-        PoolingSpec(
+        pooling(
             name="slice_max",
             factory="medvl_radclip.slice_poolings:SliceMax",
             summary="Largest value of each feature over the slices",
             source="medvl",
-            license=_APACHE,
-            scope="global",
         ),
-        PoolingSpec(
+        pooling(
             name="gated_attention",
             factory="medvl_radclip.slice_poolings:GatedAttention",
             summary="Weighted mean of slices, weights from gated attention (ABMIL)",
             source="arXiv:1802.04712",
-            license=_APACHE,
             tiny={"embed_dim": 16, "hidden": 8},
-            scope="global",
         ),
-        PoolingSpec(
+        pooling(
             name="slice_transformer",
             factory="medvl_radclip.slice_poolings:SliceTransformer",
             summary="Transformer over slices with learned positions; the result is a class token",
             source="arXiv:2010.11929",
-            license=_APACHE,
             tiny={"embed_dim": 16, "heads": 2, "max_slices": 4},
-            scope="global",
             order_sensitive=True,
         ),
-        PoolingSpec(
+        pooling(
             name="slice_conv",
             factory="medvl_radclip.slice_poolings:SliceConv",
             summary="Two convolutions along the slices, then their mean",
             source="medvl",
-            license=_APACHE,
             tiny={"embed_dim": 16},
-            scope="global",
             order_sensitive=True,
         ),
     ]
@@ -130,75 +123,58 @@ def medvl_datasets() -> list[DatasetSpec]:
 
 
 def _images() -> list[DatasetSpec]:
+    images = partial(_labelled, modalities=("image",))
     return [
-        DatasetSpec(
+        images(
             name="class_folders",
             factory="medvl_radclip.folders:build_class_folders",
             summary="Images in a folder per class, as on Kaggle, or per caption, as RadCLIP was trained",
             source="medvl",
-            license=_APACHE,
-            modalities=_IMAGE,
-            has=_LABELS,
             data_license="the set's own",
             url="docs/how-to/radclip-data.md",
         ),
-        DatasetSpec(
+        images(
             name="crystal_clean",
             factory="medvl_radclip.folders:build_crystal_clean",
             summary="Crystal Clean brain MR: four classes; augmented copies stay with their original",
             source="medvl",
-            license=_APACHE,
-            modalities=_IMAGE,
-            has=_LABELS,
             data_license="CC0-1.0",
             url="https://www.kaggle.com/datasets/mohammadhossein77/brain-tumors-dataset",
         ),
-        DatasetSpec(
+        images(
             name="radimagenet",
             factory="medvl_radclip.image_sets:build_radimagenet",
             summary="RadImageNet: key images of CT and MR with a class each, its own three lists",
             source="doi:10.1148/ryai.210315",
-            license=_APACHE,
-            modalities=_IMAGE,
-            has=_LABELS,
             data_license="RadImageNet, on request",
             url="https://www.radimagenet.com",
         ),
-        DatasetSpec(
+        images(
             name="rsna_pneumonia",
             factory="medvl_radclip.image_sets:build_rsna_pneumonia",
             summary="RSNA Pneumonia Detection 2018: DICOM chest radiographs in three classes",
             source="doi:10.1148/ryai.2019180041",
-            license=_APACHE,
-            modalities=_IMAGE,
-            has=_LABELS,
             data_license="RSNA, competition rules",
             url="https://www.kaggle.com/c/rsna-pneumonia-detection-challenge",
         ),
-        DatasetSpec(
+        images(
             name="medmnist",
             factory="medvl_radclip.medmnist:build_medmnist",
             summary="A MedMNIST file (npz), two- or three-dimensional, one or several labels an image",
             source="arXiv:2110.14795",
-            license=_APACHE,
-            modalities=_IMAGE,
-            has=_LABELS,
             data_license="CC-BY-4.0 (most files)",
             url="https://medmnist.com",
         ),
-        DatasetSpec(
+        images(
             name="volume_slices",
             factory="medvl_radclip.volume_slices:VolumeSlices",
             summary="Evenly spread slices of another set's volumes, with its classes and splits",
             source="medvl",
-            license=_APACHE,
             tiny={
                 "volumes": "radclip/phantom_volumes",
                 "per_volume": 3,
                 "options": {"n_subjects": 8, "shape": (32, 32, 16)},
             },
-            modalities=_IMAGE,
-            has=_LABELS,
             data_license="that of the volumes",
             url="docs/how-to/radclip-data.md",
         ),
@@ -206,48 +182,37 @@ def _images() -> list[DatasetSpec]:
 
 
 def _volumes() -> list[DatasetSpec]:
+    volumes = partial(_labelled, modalities=("volume",))
     return [
-        DatasetSpec(
+        volumes(
             name="class_volumes",
             factory="medvl_radclip.folders:build_class_volumes",
             summary="Volumes (NIfTI, NRRD, DICOM folders) whose class stands in the path",
             source="medvl",
-            license=_APACHE,
-            modalities=_VOLUME,
-            has=_LABELS,
             data_license="the set's own",
             url="docs/how-to/radclip-data.md",
         ),
-        DatasetSpec(
+        volumes(
             name="covid_ct_md",
             factory="medvl_radclip.volume_sets:build_covid_ct_md",
             summary="COVID-CT-MD: chest CT as DICOM folders; COVID-19, pneumonia, normal",
             source="arXiv:2009.14623",
-            license=_APACHE,
-            modalities=_VOLUME,
-            has=_LABELS,
             data_license="CC-BY-4.0",
             url="https://doi.org/10.6084/m9.figshare.12991592",
         ),
-        DatasetSpec(
+        volumes(
             name="ixi",
             factory="medvl_radclip.volume_sets:build_ixi",
             summary="IXI brain MR with sex and age from IXI.xls",
             source="medvl",
-            license=_APACHE,
-            modalities=_VOLUME,
-            has=_LABELS,
             data_license="CC-BY-SA-3.0",
             url="https://brain-development.org/ixi-dataset/",
         ),
-        DatasetSpec(
+        volumes(
             name="dicom_collection",
             factory="medvl_radclip.volume_sets:build_dicom_collection",
             summary="A collection of TCIA or IDC: one volume per folder of a DICOM series",
             source="doi:10.1007/s10278-013-9622-7",
-            license=_APACHE,
-            modalities=_VOLUME,
-            has=_LABELS,
             data_license="the collection's own",
             url="https://www.cancerimagingarchive.net",
         ),
@@ -255,28 +220,24 @@ def _volumes() -> list[DatasetSpec]:
 
 
 def _phantoms() -> list[DatasetSpec]:
-    tiny = {"n_subjects": 8, "shape": (32, 32, 16)}
-    shared = {
-        "source": "medvl",
-        "license": _APACHE,
-        "tiny": tiny,
-        "has": _LABELS,
-        "data_license": _APACHE,
-        "url": "docs/explanation/phantom-cohort.md",
-    }
+    phantoms = partial(
+        _labelled,
+        source="medvl",
+        tiny={"n_subjects": 8, "shape": (32, 32, 16)},
+        data_license=_APACHE,
+        url="docs/explanation/phantom-cohort.md",
+    )
     return [
-        DatasetSpec(
+        phantoms(
             name="phantom_volumes",
             factory="medvl_radclip.demo:PhantomVolumes",
             summary="CTs of phantom patients with one condition each, most of them in a few slices only",
-            modalities=_VOLUME,
-            **shared,  # type: ignore[arg-type]
+            modalities=("volume",),
         ),
-        DatasetSpec(
+        phantoms(
             name="phantom_slices",
             factory="medvl_radclip.demo:PhantomSlices",
             summary="Axial slices of the same patients, each captioned with what it shows itself",
-            modalities=_IMAGE,
-            **shared,  # type: ignore[arg-type]
+            modalities=("image",),
         ),
     ]

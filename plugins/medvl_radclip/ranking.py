@@ -14,6 +14,7 @@ from torch import Tensor
 
 from medvl_core.engine.files import atomic, read_text, safe_name, write_csv
 from medvl_core.study import Study
+from medvl_evaluation.drawing import save_png, sheet
 from medvl_imaging.readers import FileSource
 from medvl_imaging.readers.dicom import is_dicom
 
@@ -187,11 +188,9 @@ def slice_strip(path: str | Path, found: Ranked, shown: int = 6, title: str = ""
     """
     if found.slices is None or found.weights is None:
         raise ValueError(f"{path}: a strip needs slices and their weights; use a pooling that has slice_weights")
-    from matplotlib.figure import Figure
-
     weights = found.weights.numpy()
     chosen = np.sort(np.argsort(-weights, kind="stable")[:shown])
-    figure = Figure(figsize=(1.6 * len(chosen) + 0.4, 3.6), layout="constrained")
+    figure = sheet(1.6 * len(chosen) + 0.4, 3.6)
     grid = figure.add_gridspec(2, len(chosen), height_ratios=(3, 2))
     for place, k in enumerate(chosen):
         axes = figure.add_subplot(grid[0, place])
@@ -210,8 +209,7 @@ def slice_strip(path: str | Path, found: Ranked, shown: int = 6, title: str = ""
     bars.tick_params(labelsize=7)
     best, cosine = next(iter(found.texts.items()))
     figure.suptitle(f"{title}\nbest text: {best} (cosine {cosine:.3f})".strip(), fontsize=9, parse_math=False)
-    figure.savefig(path, dpi=150)
-    return Path(path)
+    return save_png(figure, path)
 
 
 def _study(path: Path, name: str) -> Study:

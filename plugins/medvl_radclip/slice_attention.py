@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from medvl_core.engine.tokens import check_tokens, masked_mean
 
-__all__ = ["SliceAttention", "check_heads", "positions_of"]
+__all__ = ["SliceAttention", "check_heads", "checked_mask", "positions_of"]
 
 
 class SliceAttention(nn.Module):
@@ -84,9 +84,7 @@ class SliceAttention(nn.Module):
         return weights.mean(1) if mask is None else masked_mean(weights, mask) * mask
 
     def _attend(self, tokens: Tensor, mask: Tensor | None, need_weights: bool) -> tuple[Tensor, Tensor]:
-        check_tokens(tokens, mask, self.embed_dim)
-        if mask is None:
-            mask = tokens.new_ones(tokens.shape[:2], dtype=torch.bool)
+        mask = checked_mask(tokens, mask, self.embed_dim)
         tokens = tokens.masked_fill(~mask[..., None], 0.0)
         x = tokens + positions_of(self.pos_embed, mask)
         # A softmax over nothing is NaN in value and gradient: let empty rows attend, their mean is blank anyway.
@@ -114,6 +112,16 @@ def check_heads(embed_dim: int, heads: int, max_slices: int) -> None:
             f"heads={heads}, embed_dim={embed_dim}, max_slices={max_slices}; heads must divide the width, "
             "and one slice is the least"
         )
+
+
+def checked_mask(tokens: Tensor, mask: Tensor | None, embed_dim: int) -> Tensor:
+    """The valid slices, all of them without a mask.
+
+    Raises:
+        ValueError: If a shape or the mask's dtype does not fit.
+    """
+    check_tokens(tokens, mask, embed_dim)
+    return tokens.new_ones(tokens.shape[:2], dtype=torch.bool) if mask is None else mask
 
 
 def positions_of(table: Tensor, mask: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from medvl_core.engine.tokens import check_tokens, masked_mean
-from medvl_radclip.slice_attention import check_heads, positions_of
+from medvl_radclip.slice_attention import check_heads, checked_mask, positions_of
 
 __all__ = ["GatedAttention", "SliceConv", "SliceMax", "SliceTransformer"]
 
@@ -69,9 +69,7 @@ class GatedAttention(nn.Module):
 
     def slice_weights(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
         """Weight of each slice in the result, ``B N``; each row sums to 1, or is 0 without a valid slice."""
-        check_tokens(tokens, mask, self.embed_dim)
-        if mask is None:
-            mask = tokens.new_ones(tokens.shape[:2], dtype=torch.bool)
+        mask = checked_mask(tokens, mask, self.embed_dim)
         tokens = tokens.masked_fill(~mask[..., None], 0.0)
         scores = self.score(torch.tanh(self.value(tokens)) * torch.sigmoid(self.gate(tokens)))[..., 0].float()
         blank = ~(mask | ~mask.any(1, keepdim=True))  # a softmax over nothing would be NaN
@@ -117,9 +115,7 @@ class SliceTransformer(nn.Module):
         Raises:
             ValueError: If a shape or the mask's dtype does not fit.
         """
-        check_tokens(tokens, mask, self.embed_dim)
-        if mask is None:
-            mask = tokens.new_ones(tokens.shape[:2], dtype=torch.bool)
+        mask = checked_mask(tokens, mask, self.embed_dim)
         slices = tokens.masked_fill(~mask[..., None], 0.0) + positions_of(self.pos_embed, mask)
         x = torch.cat([self.cls.expand(len(tokens), -1, -1).to(slices.dtype), slices], 1)
         blank = functional.pad(~mask, (1, 0), value=False)
@@ -155,9 +151,7 @@ class SliceConv(nn.Module):
         Raises:
             ValueError: If a shape or the mask's dtype does not fit.
         """
-        check_tokens(tokens, mask, self.embed_dim)
-        if mask is None:
-            mask = tokens.new_ones(tokens.shape[:2], dtype=torch.bool)
+        mask = checked_mask(tokens, mask, self.embed_dim)
         blank = ~mask[:, None]
         x = tokens.mT.masked_fill(blank, 0.0)
         hidden = functional.gelu(self.first(x)).masked_fill(blank, 0.0)

@@ -13,6 +13,7 @@ from medvl_core.build import build_encoder, build_pooling
 from medvl_core.engine.alignment import Tower
 from medvl_core.protocols import EncoderOutput
 from medvl_core.specs import ImageInput
+from medvl_imaging.images import check_images
 from medvl_imaging.transforms import Normalise
 from medvl_radclip.plugin import SLICES
 
@@ -65,12 +66,7 @@ class SliceEncoder(nn.Module):
         Raises:
             ValueError: If ``x`` does not have the shape of ``input``.
         """
-        expected = (1, *self.input.size)
-        if tuple(x.shape[1:]) != expected:
-            raise ValueError(
-                f"volume batch has shape {tuple(x.shape)} but this encoder reads {('B', *expected)}; "
-                "standardise with its .input"
-            )
+        check_images(x, self)
         slices = x.permute(0, 4, 1, 3, 2)  # B S 1 H W
         mask = slices.flatten(2).amax(-1) > 0
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):

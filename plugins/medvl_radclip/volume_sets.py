@@ -10,7 +10,7 @@ from pathlib import Path
 from pydicom import dcmread
 
 from medvl_baseline.datasets.image_table import ImageTable
-from medvl_evaluation.splits.folds import Folds, SplitMode
+from medvl_evaluation.splits.folds import Folds, with_folds
 from medvl_imaging.tables import need_columns, read_table
 from medvl_radclip.captions import modality_name
 from medvl_radclip.classed import classed_table, row, series_folders, volume_files
@@ -25,14 +25,11 @@ _SEXES = {"1": "male", "2": "female"}
 _TAGS = ["PatientID", "Modality", "BodyPartExamined", "SeriesDescription"]
 
 
+@with_folds()
 def build_covid_ct_md(
     folder: str | Path,
     *,
-    split: SplitMode = "patients",
-    fold: int = 0,
-    n_folds: int = 5,
-    validation_share: float = 0.1,
-    seed: int = 0,
+    folds: Folds,
 ) -> ImageTable:
     """COVID-CT-MD: 305 chest CTs, a DICOM folder per patient; COVID-19, pneumonia (CAP) or normal.
 
@@ -41,11 +38,7 @@ def build_covid_ct_md(
 
     Args:
         folder: The set, under any name.
-        split: See ``medvl_evaluation.splits.folds.Folds``.
-        fold: See there.
-        n_folds: See there.
-        validation_share: See there.
-        seed: See there.
+        folds: Five options, see ``medvl_evaluation.splits.folds.with_folds``.
 
     Raises:
         FileNotFoundError: If there is no DICOM folder.
@@ -64,20 +57,16 @@ def build_covid_ct_md(
             )
         (class_,) = found
         rows.append(row(name, name, str(path), class_, ("Lung", "CT", _SPOKEN[class_])))
-    folds = Folds(split, fold, n_folds, validation_share, seed)
     return classed_table(folder, rows, folds=folds, kind="volume", classes=list(_COVID.values()))
 
 
+@with_folds()
 def build_ixi(
     folder: str | Path,
     *,
     sequence: str = "T1",
     table: str | Path | None = None,
-    split: SplitMode = "patients",
-    fold: int = 0,
-    n_folds: int = 5,
-    validation_share: float = 0.1,
-    seed: int = 0,
+    folds: Folds,
 ) -> ImageTable:
     """IXI: brain MR of healthy people with their sex, ``IXI002-Guys-0828-T1.nii.gz`` and so on.
 
@@ -87,11 +76,7 @@ def build_ixi(
         folder: Holds the files, at any depth.
         sequence: ``"T1"``, ``"T2"``, ``"PD"`` or ``"MRA"``.
         table: ``IXI.xls`` (needs the extra ``xls``), or the same as CSV. ``None``: the one in ``folder``.
-        split: See ``medvl_evaluation.splits.folds.Folds``.
-        fold: See there.
-        n_folds: See there.
-        validation_share: See there.
-        seed: See there.
+        folds: Five options, see ``medvl_evaluation.splits.folds.with_folds``.
 
     Raises:
         FileNotFoundError: If the table or every file is missing.
@@ -113,10 +98,10 @@ def build_ixi(
         rows.append(row(study, f"IXI{person:03d}", str(path), sex, words, site=parts[2], age=age))
     if without:
         _logger.info("%s: %d files have no usable row and are left out: %s", folder, len(without), without[:5])
-    folds = Folds(split, fold, n_folds, validation_share, seed)
     return classed_table(folder, rows, folds=folds, kind="scan", classes=["male", "female"])
 
 
+@with_folds()
 def build_dicom_collection(
     folder: str | Path,
     *,
@@ -124,11 +109,7 @@ def build_dicom_collection(
     min_slices: int = 8,
     region: str = "",
     labels: str | Path | None = None,
-    split: SplitMode = "patients",
-    fold: int = 0,
-    n_folds: int = 5,
-    validation_share: float = 0.1,
-    seed: int = 0,
+    folds: Folds,
 ) -> ImageTable:
     """A collection as TCIA's and IDC's clients store it: a folder per DICOM series, at any depth.
 
@@ -140,11 +121,7 @@ def build_dicom_collection(
         region: For captions where the series does not state its ``BodyPartExamined``.
         labels: CSV with columns ``patient`` and ``label``: the class of each patient, whose other series are left out.
             ``None``: the class is the modality.
-        split: See ``medvl_evaluation.splits.folds.Folds``.
-        fold: See there.
-        n_folds: See there.
-        validation_share: See there.
-        seed: See there.
+        folds: Five options, see ``medvl_evaluation.splits.folds.with_folds``.
 
     Raises:
         FileNotFoundError: If no series is left, or ``labels`` is missing.
@@ -167,7 +144,7 @@ def build_dicom_collection(
         words = (part or region, modality_name(modality), "" if classes is None else label)
         rows.append(row(path.relative_to(folder).as_posix(), patient, str(path), label, words, series=series))
     _logger.info("%s: %d series, %d left out", folder, len(rows), left_out)
-    return classed_table(folder, rows, folds=Folds(split, fold, n_folds, validation_share, seed), kind="scan")
+    return classed_table(folder, rows, folds=folds, kind="scan")
 
 
 def _ixi_table(folder: Path) -> Path:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from medvl_core.protocols import EncoderOutput
+from medvl_imaging.images import check_images
 from medvl_x2ct.ctvit import CTViT
 from medvl_x2ct.plugin import CT_CLIP_INPUT
 
@@ -55,12 +56,7 @@ class CtClipVit(nn.Module):
         Raises:
             ValueError: If ``x`` does not have the shape of ``input``.
         """
-        expected = (self.input.channels, *self.input.size)
-        if tuple(x.shape[1:]) != expected:
-            raise ValueError(
-                f"volume batch has shape {tuple(x.shape)}, CTViT reads {('B', *expected)}; "
-                "standardise with the encoder's .input"
-            )
+        check_images(x, self)
         codes = self.visual_transformer(x.permute(0, 1, 4, 2, 3))
         with torch.autocast(x.device.type, enabled=False):
             pooled = self.to_visual_latent(codes.mean(1).flatten(1))

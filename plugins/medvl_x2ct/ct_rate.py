@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from medvl_core.study import ImageSource, Report, Shared, Study
+from medvl_evaluation.splits.folds import part_of
 from medvl_imaging.radiograph import SimulatedRadiograph
 from medvl_imaging.tables import need_columns, read_label, read_table
 from medvl_x2ct.ct_rate_volume import CtRateVolume, MetadataRow
@@ -105,9 +106,7 @@ class CtRateDataset:
         Raises:
             ValueError: If there is no such split.
         """
-        if split not in self._studies:
-            raise ValueError(f"{self.folder}: no split {split!r}; there are {', '.join(self._studies)}")
-        return list(self._studies[split])
+        return list(part_of(self.folder, self._studies, split))
 
     def _split(self, split: str, excluded: frozenset[str]) -> Iterator[Study]:
         tables = {kind: self._table(split, kind) for kind in _KINDS}

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from medvl_core.build import build_encoder
 from medvl_core.protocols import EncoderOutput
 from medvl_core.specs import ImageInput
+from medvl_imaging.images import check_images
 from medvl_x2ct.cxr_weights import initialise
 from medvl_x2ct.plugin import IMAGENET_RADIOGRAPH, SWIN_RADIOGRAPH
 
@@ -66,12 +67,7 @@ class CxrEncoder(nn.Module):
         Raises:
             ValueError: If ``x`` does not have the shape of ``input``.
         """
-        expected = (self.input.channels, *self.input.size)
-        if tuple(x.shape[1:]) != expected:
-            raise ValueError(
-                f"radiograph batch has shape {tuple(x.shape)}, this encoder reads {('B', *expected)}; "
-                f"standardise with its .input, or build it with size={tuple(x.shape[2:])}"
-            )
+        check_images(x, self)
         output = self.xray_encoder((x - self.mean) / self.std)
         tokens = self.to_xray_latent(output.tokens)
         return EncoderOutput(tokens=tokens, grid=output.grid, pooled=tokens.mean(1), features=output.features)

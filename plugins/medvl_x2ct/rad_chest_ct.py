@@ -16,6 +16,7 @@ from typing import Any, Literal
 import numpy as np
 
 from medvl_core.study import Image, Study
+from medvl_evaluation.splits.folds import part_of
 from medvl_imaging.readers.checks import ImageError, check_affine, check_budget, check_ct
 from medvl_imaging.tables import need_columns, read_label, read_table
 from medvl_x2ct.ct_rate import read_excluded, with_radiograph
@@ -141,7 +142,8 @@ class RadChestDataset:
 
     Raises:
         FileNotFoundError: If a table, or every volume, is missing.
-        ValueError: If a table breaks a rule; the message names file and row. Volumes are checked when they are read.
+        ValueError: If a table breaks a rule, or a patient is in two splits; the message names file and row. Volumes are
+            checked when they are read.
     """
 
     def __init__(
@@ -176,9 +178,7 @@ class RadChestDataset:
         Raises:
             ValueError: If there is no such split.
         """
-        if split not in self._studies:
-            raise ValueError(f"{self.folder}: no split {split!r}; there are {', '.join(self._studies)}")
-        return list(self._studies[split])
+        return list(part_of(self.folder, self._studies, split))
 
     def _rows(self, excluded: frozenset[str]) -> Iterator[tuple[str, Study]]:
         """Table and row, and the study, of every row with a volume."""

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import math
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +18,8 @@ from medvl_core.engine.weights import WeightsError, atomic_save, save_weights, w
 from medvl_core.protocols import TokenBatch
 from medvl_core.study import Image
 from medvl_imaging.transforms import standardise
+from tests.golden import DATA, weights_by_name
 
-DATA = Path(__file__).parents[1] / "data"
 IMAGE = {"size": (32, 32), "patch": 16, "width": 16, "layers": 2, "heads": 2, "projection_dim": 8}
 TEXT = {"width": 16, "layers": 2, "heads": 2, "projection_dim": 8, "max_length": 20}
 GOLDEN_IMAGE = {"size": (64, 64), "patch": 16, "width": 128, "layers": 3, "heads": 2, "projection_dim": 32}
@@ -35,15 +34,7 @@ EXTRA = {"temp": torch.tensor(0.07), "cxr_bert.a.weight": torch.zeros(2), "bert_
 def _golden_state() -> dict[str, torch.Tensor]:
     """The weight rule of the golden values: a function of each key alone."""
     shapes = json.loads((DATA / "openai_clip_small.json").read_text())["shapes"]
-    state = {}
-    for key, shape in shapes.items():
-        a = np.random.RandomState(zlib.crc32(key.encode())).standard_normal(shape)
-        if len(shape) <= 1:
-            a = 1 + 0.1 * a if key.endswith("weight") else 0.1 * a
-        else:
-            a = a / math.sqrt(math.prod(shape[1:]))
-        state[key] = torch.as_tensor(np.asarray(a, np.float32))
-    return {**state, "logit_scale": torch.tensor(math.log(1 / 0.07))}
+    return {**weights_by_name(shapes), "logit_scale": torch.tensor(math.log(1 / 0.07))}
 
 
 def _golden_text() -> CLIPTextModelWithProjection:
@@ -214,7 +205,7 @@ def test_tokens_are_projected_and_the_first_is_the_embedding():
     assert output.tokens.shape == (2, 5, 8)
     assert output.grid == (2, 2)
     assert torch.equal(output.pooled, output.tokens[:, 0])
-    with pytest.raises(ValueError, match=r"shape \(1, 1, 32, 32\) but this CLIP reads \('B', 3, 32, 32\)"):
+    with pytest.raises(ValueError, match=r"ClipImage: .* \(1, 1, 32, 32\), it reads \('B', 3, 32, 32\)"):
         encoder(torch.zeros(1, 1, 32, 32))
 
 

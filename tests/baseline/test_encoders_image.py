@@ -13,7 +13,7 @@ from medvl_baseline import plugin
 from medvl_baseline.encoders import image as image_encoders
 from medvl_core.engine.weights import WeightsError
 
-SPECS = {spec.name: spec for spec in plugin.medvl_encoders() if "image_encoders:" in spec.factory}
+SPECS = {spec.name: spec for spec in plugin.medvl_encoders() if "encoders.image:" in spec.factory}
 
 
 def _build(name: str, **options: object) -> image_encoders.MapEncoder:
@@ -116,7 +116,7 @@ def test_weights_are_loaded_strictly(name, tmp_path):
 
 def test_images_of_another_shape_are_refused(name):
     encoder = _build(name)
-    with pytest.raises(ValueError, match=r"standardise with its \.input, or build it with size="):
+    with pytest.raises(ValueError, match=r"standardise them with its .input, or build it for this size"):
         encoder(_images(encoder)[..., :-1])
 
 

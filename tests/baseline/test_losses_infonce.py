@@ -58,6 +58,13 @@ def _relative(x, y):
     return ((x.double() - y.double()).norm() / y.double().norm()).item()
 
 
+def _check_value_and_gradients(loss, expected, inputs, relative):
+    assert loss.item() == pytest.approx(expected.item(), rel=relative)
+    gradients = (torch.autograd.grad(value, inputs) for value in (loss, expected))
+    for ours, reference in zip(*gradients, strict=True):
+        assert _relative(ours, reference) < relative
+
+
 @pytest.mark.parametrize("grouped", [False, True])
 @pytest.mark.parametrize("chunk_size", CHUNKS)
 @pytest.mark.parametrize("direction", DIRECTIONS)
@@ -66,10 +73,7 @@ def test_loss_and_gradients_equal_the_definition(direction, chunk_size, grouped)
     groups = torch.tensor([0, 1, 2, 3, 0, 5, 6, 3, 8, 0, *range(10, 20)]) if grouped else None
     expected = _by_hand(a, b, scale, direction, groups)
     loss = _loss(a, b, scale, groups, direction=direction, chunk_size=chunk_size)
-    assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
-    got = torch.autograd.grad(loss, (a, b, scale))
-    for ours, reference in zip(got, torch.autograd.grad(expected, (a, b, scale)), strict=True):
-        assert _relative(ours, reference) < 1e-6
+    _check_value_and_gradients(loss, expected, (a, b, scale), 1e-6)
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
@@ -103,10 +107,7 @@ def test_gradients_at_scale_are_exact_to_1e_6(chunk_size):
     targets = torch.arange(700)
     expected = (F.cross_entropy(logits, targets) + F.cross_entropy(logits.T, targets)) / 2
     loss = _loss(a, b, scale, chunk_size=chunk_size)
-    assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
-    got = torch.autograd.grad(loss, (a, b, scale))
-    for ours, reference in zip(got, torch.autograd.grad(expected, (a, b, scale)), strict=True):
-        assert _relative(ours, reference) < 1e-6
+    _check_value_and_gradients(loss, expected, (a, b, scale), 1e-6)
 
 
 @pytest.mark.parametrize("chunk_size", [None, 7])
@@ -116,10 +117,7 @@ def test_nearly_certain_pairs_keep_their_precision(chunk_size):
     expected = _by_hand(a, b, scale)
     assert 0 < expected.item() < 1e-7
     loss = _loss(a, b, scale, chunk_size=chunk_size)
-    assert loss.item() == pytest.approx(expected.item(), rel=1e-4)
-    got = torch.autograd.grad(loss, (a, b, scale))
-    for ours, reference in zip(got, torch.autograd.grad(expected, (a, b, scale)), strict=True):
-        assert _relative(ours, reference) < 1e-4
+    _check_value_and_gradients(loss, expected, (a, b, scale), 1e-4)
 
 
 @pytest.mark.parametrize("chunk_size", [None, 7])
@@ -133,10 +131,7 @@ def test_a_column_far_below_the_rest_falls_back_to_its_own_exponentials(directio
     expected = _by_hand(a, b, scale, direction)
     loss = _loss(a, b, scale, direction=direction, chunk_size=chunk_size)
     assert bool(calls) == (direction == "both")
-    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
-    got = torch.autograd.grad(loss, (a, b, scale))
-    for ours, reference in zip(got, torch.autograd.grad(expected, (a, b, scale)), strict=True):
-        assert _relative(ours, reference) < 1e-5
+    _check_value_and_gradients(loss, expected, (a, b, scale), 1e-5)
 
 
 @pytest.mark.parametrize("chunk_size", [None, 7])

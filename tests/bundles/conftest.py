@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import json
-import signal
-import sys
 from pathlib import Path
 
 import pytest
@@ -42,21 +40,14 @@ class Trained:
 
 @pytest.fixture
 def _process_as_before():
-    """A bundle's ``initialize`` takes over signals and the hook for uncaught errors."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    sys.excepthook = sys.__excepthook__
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
+    with running.process_as_before():
+        yield
 
 
 @pytest.fixture(scope="package")
 def trained(tmp_path_factory):
     """The x2ct bundle, trained once for all tests of this folder."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     trained = Trained(running.copy_bundle(tmp_path_factory.mktemp("trained")))
-    trained.run("train.json")
-    sys.excepthook = sys.__excepthook__
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
+    with running.process_as_before():
+        trained.run("train.json")
     return trained

@@ -5,8 +5,11 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
@@ -24,6 +27,18 @@ def copy_bundle(folder: Path, name: str = "x2ct") -> Path:
     return target
 
 
+@contextmanager
+def process_as_before() -> Iterator[None]:
+    """A bundle's ``initialize`` takes over signals and the hook for uncaught errors; after the block they are back."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        sys.excepthook = sys.__excepthook__
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
 def script(name: str, bundle: Path = ROOT / "monai_bundles" / "x2ct") -> ModuleType:
     """A bundle's script as a module."""
     path = bundle / "scripts" / name
@@ -36,12 +51,14 @@ def script(name: str, bundle: Path = ROOT / "monai_bundles" / "x2ct") -> ModuleT
 
 
 def command(
-    bundle: Path, *arguments: str, configs: tuple[str, ...] = ("train.json",), inside: bool = False
+    bundle: Path, *arguments: str, configs: tuple[str, ...] = ("train.json",), inside: bool = False, processes: int = 1
 ) -> list[str]:
     """The command line, to be run from the bundle's parent folder, or from inside it."""
+    torchrun = ("-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}")
     files = [str(Path("configs" if inside else f"{bundle.name}/configs") / config) for config in configs]
     files.append(str(ROOT / "tests" / "data" / f"tiny_{bundle.name}.json"))
-    return [sys.executable, "-m", "monai.bundle", "run", "--config_file", str(files), *arguments]
+    start = [sys.executable, *(torchrun if processes > 1 else ()), "-m", "monai.bundle", "run"]
+    return [*start, "--config_file", str(files), *arguments]
 
 
 def run(bundle: Path, *arguments: str, inside: bool = False, **options) -> subprocess.CompletedProcess[str]:

@@ -2,8 +2,6 @@ from __future__ import annotations
 
 import csv
 import json
-import signal
-import sys
 
 import mlflow
 import numpy as np
@@ -32,12 +30,9 @@ CONFIGS = running.ROOT / "monai_bundles" / "cxr_cml" / "configs"
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """The bundle, trained once for all tests of this file."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     trained = Trained(running.copy_bundle(tmp_path_factory.mktemp("cxr_cml"), "cxr_cml"), TINY)
-    trained.run("train.json")
-    sys.excepthook = sys.__excepthook__
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
+    with running.process_as_before():
+        trained.run("train.json")
     return trained
 
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
-import signal
 import sys
 
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from monai.bundle import ConfigParser, ConfigWorkflow, verify_metadata
+from monai.bundle import ConfigParser, ConfigWorkflow
 from PIL import Image
 
 from medvl_core.bundle.manifest import read_manifest
@@ -22,7 +21,6 @@ pytestmark = [
     pytest.mark.usefixtures("_process_as_before"),
 ]
 BUNDLE = running.ROOT / "monai_bundles" / "radclip"
-SCHEMA = running.ROOT / "medvl_core" / "bundle" / "schema" / "meta_schema_20240725.json"
 TINY = json.loads((running.ROOT / "tests" / "data" / "tiny_radclip.json").read_text())
 
 
@@ -44,6 +42,13 @@ def run(bundle, *configs, **overrides):
     return workflow
 
 
+def run_adapter(trained, folder, *configs, **overrides):
+    """Stage 2 alone, on stage 1 of the trained bundle."""
+    places = {"stage1_dir": trained / "models", "ckpt_dir": folder / "models", "output_dir": folder / "eval"}
+    given = {name: str(path) for name, path in places.items()}
+    run(trained, "train.json", "adapter_only.json", *configs, **given, track=False, **overrides)
+
+
 def rows(folder):
     return json.loads((folder / "metrics.json").read_text())["rows"]
 
@@ -55,17 +60,10 @@ def state(path):
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """The bundle after both stages, in miniature."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     bundle = running.copy_bundle(tmp_path_factory.mktemp("radclip"), "radclip")
-    run(bundle, "train.json")
-    sys.excepthook = sys.__excepthook__
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
+    with running.process_as_before():
+        run(bundle, "train.json")
     return bundle
-
-
-def test_metadata_passes_monais_own_check():
-    verify_metadata(meta_file=str(BUNDLE / "configs" / "metadata.json"), filepath=str(SCHEMA))
 
 
 def test_training_leaves_both_stages_and_an_evaluation_beside_average_pooling(trained):
@@ -117,16 +115,7 @@ def test_evaluation_alone_gives_the_numbers_of_the_training_run(trained):
 
 
 def test_average_pooling_as_the_model_is_the_row_beside_it(trained, tmp_path):
-    run(
-        trained,
-        "train.json",
-        "adapter_only.json",
-        "average.json",
-        stage1_dir=str(trained / "models"),
-        ckpt_dir=str(tmp_path / "models"),
-        output_dir=str(tmp_path / "eval"),
-        track=False,
-    )
+    run_adapter(trained, tmp_path, "average.json")
     found = rows(tmp_path / "eval")
     assert found["trained"] == found["average pooling"] == rows(trained / "eval")["average pooling"]
     assert not (tmp_path / "models" / "stage1.pt").exists()
@@ -134,17 +123,7 @@ def test_average_pooling_as_the_model_is_the_row_beside_it(trained, tmp_path):
 
 @pytest.mark.parametrize("name", ["gated_attention", "slice_transformer", "slice_conv"])
 def test_pooling_is_one_override_away(trained, tmp_path, name):
-    run(
-        trained,
-        "train.json",
-        "adapter_only.json",
-        stage1_dir=str(trained / "models"),
-        ckpt_dir=str(tmp_path / "models"),
-        output_dir=str(tmp_path / "eval"),
-        track=False,
-        epochs=1,
-        **{"slice_pooling::name": f"radclip/{name}"},
-    )
+    run_adapter(trained, tmp_path, epochs=1, **{"slice_pooling::name": f"radclip/{name}"})
     label = "".join(part.capitalize() for part in name.split("_"))
     assert read_manifest(tmp_path / "models" / "manifest.json")["components"]["slice_pooling"] == label
     assert "trained" in rows(tmp_path / "eval")

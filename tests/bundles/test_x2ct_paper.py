@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from medvl_core.build import build_encoder
 from medvl_core.bundle.manifest import read_manifest
 from medvl_phantom import PhantomCohort, write_ct_rate_layout
+from medvl_x2ct.plugin import medvl_encoders
 from tests.bundles import running
 
 pytestmark = [
@@ -20,28 +21,8 @@ pytestmark = [
     pytest.mark.usefixtures("_process_as_before"),
 ]
 CONFIGS = running.ROOT / "monai_bundles" / "x2ct" / "configs"
-CT = {
-    "image_size": 16,
-    "frames": 8,
-    "patch_size": 8,
-    "temporal_patch_size": 4,
-    "dim": 12,
-    "depth": 1,
-    "heads": 2,
-    "dim_head": 6,
-    "codebook_size": 16,
-    "latent": 12,
-}
-REPORT = {"hidden_size": 16, "layers": 1, "heads": 2, "max_length": 32, "latent": 12}
-CXR = {
-    "size": [32, 32],
-    "embed_dim": 8,
-    "depths": [1, 1],
-    "num_heads": [1, 2],
-    "window_size": 4,
-    "latent": 12,
-    "initialisation": "random",
-}
+TINY = {spec.name: dict(spec.tiny) for spec in medvl_encoders()}
+CT, REPORT, CXR = TINY["ct_clip_vit"], TINY["cxr_bert"], TINY["swin_t"]
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from medvl_core.bundle.startup import OverrideError, unknown_override_keys
-from medvl_evaluation.experiments import run_setting, setting
+from medvl_evaluation.experiments import arguments, run_setting, setting
 
 CONFIG = {
     "imports": ["$import pathlib"],
@@ -111,3 +111,11 @@ def test_setting_of_no_config_is_refused_before_anything_runs(train, tmp_path):
     with pytest.raises(OverrideError, match="table is for baseline/folder, not chosen"):
         run_setting([train], tmp_path / "out", {"table": "a.csv"})
     assert not (tmp_path / "out").exists()
+
+
+def test_scripts_share_where_runs_go_their_seeds_and_settings(tmp_path):
+    read = arguments("What it does.", "examples:\n  as they are", "gets a folder per seed", seeds=(4, 5)).parse_args
+    plain = read(["--out", str(tmp_path)])
+    assert (plain.out, plain.seeds, plain.set) == (tmp_path, [4, 5], [])
+    given = read(["--out", "x", "--seeds", "1", "--set", "epochs=2", "dataset::name=mine/cohort"])
+    assert (given.seeds, dict(given.set)) == ([1], {"epochs": 2, "dataset::name": "mine/cohort"})

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from medvl_evaluation.splits.folds import Folds, split_rows
+from medvl_evaluation.splits.folds import Folds, split_rows, with_folds
 
 TABLE = Path("table.csv")
 SUBJECTS = np.array([f"p{i // 2}" for i in range(40)])
@@ -55,10 +56,24 @@ def test_official_lists_that_cannot_be_are_refused(official, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"mode": "random"}, "split is 'random'; choose one of patients, official"),
+        ({"split": "random"}, "split is 'random'; choose one of patients, official"),
         ({"fold": 5}, "fold is 5 of 5 folds"),
     ],
 )
 def test_wrong_options_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         Folds(**options)
+
+
+def test_a_factory_with_folds_shows_and_takes_their_options():
+    @with_folds("official")
+    def build(folder: str, *, views: int = 2, folds: Folds):
+        return folder, views, folds
+
+    shown = {name: option.default for name, option in inspect.signature(build).parameters.items()}
+    folds = {"split": "official", "fold": 0, "n_folds": 5, "validation_share": 0.1, "seed": 0}
+    assert shown == {"folder": inspect.Parameter.empty, "views": 2, **folds}
+    assert build("here") == ("here", 2, Folds("official"))
+    assert build("here", views=1, split="patients", fold=3, seed=7) == ("here", 1, Folds("patients", 3, seed=7))
+    with pytest.raises(TypeError, match="unexpected keyword argument 'folde'"):
+        build("here", folde=1)

@@ -11,6 +11,7 @@ from PIL import Image as Picture
 
 from medvl_imaging.readers import FileSource, ImageError, read_radiograph, read_volume
 from medvl_imaging.readers.source import _digest
+from tests.refusals import refused
 
 SHAPE = (20, 18, 16)
 
@@ -119,10 +120,8 @@ def test_damaged_nifti_is_rejected_with_path_and_reason(tmp_path, kind):
     suffix, content, reason = DAMAGED[kind]
     path = tmp_path / f"scan{suffix}"
     path.write_bytes(content)
-    with pytest.raises(ImageError, match=reason) as caught:
+    with refused(path, reason, ImageError):
         read_volume(path)
-    assert str(caught.value).startswith(f"{path}: ")
-    assert "\n" not in str(caught.value)
 
 
 def test_the_undamaged_file_is_read_so_the_table_means_something(tmp_path):
@@ -294,10 +293,8 @@ def test_damaged_nrrd_is_rejected_with_path_and_reason(tmp_path, kind):
     content, reason = DAMAGED_NRRD[kind]
     path = tmp_path / "scan.nrrd"
     path.write_bytes(content)
-    with pytest.raises(ImageError, match=reason) as caught:
+    with refused(path, reason, ImageError):
         read_volume(path)
-    assert str(caught.value).startswith(f"{path}: ")
-    assert "\n" not in str(caught.value)
 
 
 def test_fingerprint_is_of_the_bytes_and_follows_a_change(tmp_path):

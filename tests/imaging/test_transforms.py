@@ -7,9 +7,11 @@ import pytest
 import torch
 from nibabel.orientations import axcodes2ornt, inv_ornt_aff, ornt_transform
 
+from medvl_baseline.plugin import CLIP_IMAGE
 from medvl_core.specs import ImageInput
 from medvl_core.study import Image
 from medvl_imaging.transforms import Orient, Resample, Window, standardise, standardise_regions
+from medvl_radclip.plugin import SLICES
 
 FLIPS = ("RL", "AP", "SI")
 ORIENTATIONS = ["".join(c) for p in itertools.permutations(range(3)) for c in itertools.product(*(FLIPS[d] for d in p))]
@@ -162,18 +164,6 @@ def test_steps_are_a_monai_compose_and_survive_pickling():
     torch.testing.assert_close(pickle.loads(pickle.dumps(steps))(scan()), steps(scan()))
 
 
-CLIP = ImageInput(
-    channels=3,
-    size=(224, 224),
-    window_hu=(0.0, 255.0),
-    output_range=(0.0, 1.0),
-    pad_value=0.0,
-    interpolation="cubic",
-    mean=(0.48145466, 0.4578275, 0.40821073),
-    std=(0.26862954, 0.26130258, 0.27577711),
-)
-
-
 def film(shape: tuple[int, int], sigma: float = 3.0) -> np.ndarray:
     """A smooth 8-bit picture."""
     from scipy.ndimage import gaussian_filter
@@ -189,8 +179,8 @@ def test_cubic_cover_with_mean_and_std_equals_clips_own_preprocessing(shape):
 
     picture = film(shape)
     theirs = CLIPImageProcessorPil()(Picture.fromarray(picture).convert("RGB"), return_tensors="pt")["pixel_values"][0]
-    ours = standardise(CLIP)(Image(picture.astype(np.float32)))
-    grey = (ours - theirs).abs() * torch.tensor(CLIP.std)[:, None, None] * 255
+    ours = standardise(CLIP_IMAGE)(Image(picture.astype(np.float32)))
+    grey = (ours - theirs).abs() * torch.tensor(CLIP_IMAGE.std)[:, None, None] * 255
     assert grey.max() < 1.5  # pillow rounds to whole grey values after each of the two passes
     assert grey.mean() < 0.5
 
@@ -220,7 +210,7 @@ def test_one_step_is_close_to_chexzeros_two(shape, grey_values):
     stored = (torch.from_numpy(np.array(padded)).float() - 101.48761) / 83.43944
     theirs = torch.nn.functional.interpolate(stored[None, None], size=(224, 224), mode="bicubic", antialias=True)[0]
     grey = {"mean": (101.48761 / 255,) * 3, "std": (83.43944 / 255,) * 3}
-    ours = standardise(dataclasses.replace(CLIP, fit="contain", **grey))(Image(picture.astype(np.float32)))
+    ours = standardise(dataclasses.replace(CLIP_IMAGE, fit="contain", **grey))(Image(picture.astype(np.float32)))
     assert ((ours - theirs).abs() * 83.43944).mean() < grey_values
 
 
@@ -238,15 +228,7 @@ def test_sixteen_bits_in_a_window_of_eight_are_refused():
 
 # volumes as slices
 
-SLICED = ImageInput(
-    channels=1,
-    size=(16, 16, 6),
-    axcodes="LPS",
-    window_sd=3.0,
-    output_range=(0.0, 1.0),
-    pad_value=0.0,
-    fit="slices",
-)
+SLICED = dataclasses.replace(SLICES, size=(16, 16, 6), interpolation="linear")
 
 
 def test_slices_are_a_clipped_z_score_in_grey_values():

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from medvl_core.bundle.startup import install_excepthook
-from medvl_evaluation.experiments import run_setting, setting
+from medvl_evaluation.experiments import arguments, run_setting
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 FIRST = "full"
@@ -55,15 +55,10 @@ def _second(folder: Path) -> dict[str, object]:
 
 
 def _arguments() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = arguments(__doc__, EXAMPLES, "gets a folder per seed, backbone and row")
     add = parser.add_argument
-    add("--out", type=Path, required=True, metavar="FOLDER", help="gets a folder per seed, backbone and row")
-    add("--seeds", type=int, nargs="+", default=[0, 1, 2], help="default: 0 1 2")
     add("--backbones", nargs="+", choices=list(BACKBONES), default=list(BACKBONES), help="default: both")
     add("--rows", nargs="+", choices=list(ROWS), default=list(ROWS), help="default: all; full is always made")
-    add("--set", type=setting, nargs="+", default=[], metavar="KEY=VALUE", help="overrides of the configs")
     return parser
 
 

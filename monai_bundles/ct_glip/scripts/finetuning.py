@@ -13,7 +13,7 @@ from pathlib import Path
 from ablation import BACKBONES, CONFIGS  # beside this file
 
 from medvl_core.bundle.startup import install_excepthook
-from medvl_evaluation.experiments import run_setting, setting
+from medvl_evaluation.experiments import arguments, run_setting
 
 STARTS = {
     "scratch": None,
@@ -48,17 +48,12 @@ def main() -> int:
 
 
 def _arguments() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = arguments(__doc__, EXAMPLES, "gets a folder per seed, backbone, share and start")
     add = parser.add_argument
     add("--pretrained", type=Path, required=True, metavar="FOLDER", help="--out of ablation.py")
-    add("--out", type=Path, required=True, metavar="FOLDER", help="gets a folder per seed, backbone, share and start")
-    add("--seeds", type=int, nargs="+", default=[0, 1, 2], help="default: 0 1 2")
     add("--backbones", nargs="+", choices=list(BACKBONES), default=list(BACKBONES), help="default: both")
     add("--starts", nargs="+", choices=list(STARTS), default=list(STARTS), help="default: all")
     add("--shares", type=float, nargs="+", default=[0.1, 1.0], help="of the training patients; default: 0.1 1")
-    add("--set", type=setting, nargs="+", default=[], metavar="KEY=VALUE", help="overrides of the configs")
     return parser
 
 

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from medvl_core.bundle.startup import install_excepthook
-from medvl_evaluation.experiments import run_setting, setting
+from medvl_evaluation.experiments import arguments, run_setting
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 SETTINGS: dict[str, dict[str, object]] = {
@@ -58,15 +58,10 @@ def main() -> int:
 
 
 def _arguments() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = arguments(__doc__, EXAMPLES, "gets seed<s>/<setting>/cross_validation", seeds=(0,))
     add = parser.add_argument
-    add("--out", type=Path, required=True, metavar="FOLDER", help="gets seed<s>/<setting>/cross_validation")
     add("--settings", nargs="+", choices=list(SETTINGS), default=list(SETTINGS), metavar="NAME", help="default: all")
-    add("--seeds", type=int, nargs="+", default=[0], help="default: 0")
     add("--configs", nargs="*", default=[], metavar="NAME", help="files of configs/ between train and cross_validate")
-    add("--set", type=setting, nargs="*", default=[], metavar="KEY=VALUE", help="further overrides of the configs")
     return parser
 
 

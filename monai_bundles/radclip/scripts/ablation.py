@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from medvl_core.bundle.startup import install_excepthook
-from medvl_evaluation.experiments import run_setting, setting
+from medvl_evaluation.experiments import arguments, run_setting
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 ADAPTER = "radclip/slice_attention"
@@ -56,14 +56,9 @@ def main() -> int:
 
 
 def _arguments() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = arguments(__doc__, EXAMPLES, "gets a folder per seed and setting")
     add = parser.add_argument
-    add("--out", type=Path, required=True, metavar="FOLDER", help="gets a folder per seed and setting")
-    add("--seeds", type=int, nargs="+", default=[0, 1, 2], help="default: 0 1 2")
     add("--settings", nargs="+", choices=list(SETTINGS), default=list(SETTINGS), metavar="NAME", help="default: all")
-    add("--set", type=setting, nargs="+", default=[], metavar="KEY=VALUE", help="overrides of the configs")
     add("--stage1", type=Path, metavar="FOLDER", help="--out of an earlier call whose stage 1 is used")
     add("--config_file", type=Path, nargs="+", default=[CONFIGS / "train.json"], metavar="FILE")
     return parser

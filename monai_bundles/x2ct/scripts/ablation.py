@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from medvl_core.bundle.startup import install_excepthook
-from medvl_evaluation.experiments import run_setting, setting
+from medvl_evaluation.experiments import arguments, run_setting
 
 SCRIPTS = Path(__file__).resolve().parent
 CONFIGS = [SCRIPTS.parent / "configs" / name for name in ("train.json", "protocol.json")]
@@ -50,15 +50,10 @@ def main() -> int:
 
 
 def _arguments() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = arguments(__doc__, EXAMPLES, "gets a folder per seed and loss")
     add = parser.add_argument
-    add("--out", type=Path, required=True, metavar="FOLDER", help="gets a folder per seed and loss")
-    add("--seeds", type=int, nargs="+", default=[0, 1, 2], help="default: 0 1 2")
     text = "default: train.json and protocol.json; protocol.json has the linear probe and the depths of the table"
     add("--config_file", type=Path, nargs="+", default=CONFIGS, metavar="FILE", help=text)
-    add("--set", type=setting, nargs="+", default=[], metavar="KEY=VALUE", help="overrides of the configs")
     return parser
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from medvl_core.errors import did_you_mean
 from medvl_core.study import ImageSource, Study
-from medvl_evaluation.splits.folds import Folds, split_rows
+from medvl_evaluation.splits.folds import Folds, part_of, split_rows
 from medvl_imaging.readers import FileSource
 from medvl_imaging.tables import number_or_text
 
@@ -81,9 +81,7 @@ class ImageTable:
         Raises:
             ValueError: If there is no such split.
         """
-        if split not in self._rows:
-            raise ValueError(f"{self._table}: no split {split!r}; there are {', '.join(self._rows)}")
-        rows = self._rows[split]
+        rows = part_of(self._table, self._rows, split)
         chosen = self._films.iloc[rows]
         metadata = chosen.drop(columns=list(_IDS)).to_dict("records")
         ids = zip(*(chosen[name] for name in _IDS), strict=True)

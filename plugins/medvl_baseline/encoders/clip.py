@@ -17,6 +17,7 @@ from medvl_baseline.encoders.text import check_vocabulary
 from medvl_baseline.plugin import CLIP_IMAGE
 from medvl_core.protocols import EncoderOutput, TokenBatch
 from medvl_core.specs import ImageInput, TextInput
+from medvl_imaging.images import check_images
 
 __all__ = ["ClipImage", "ClipText", "build_clip_image", "build_clip_text"]
 
@@ -67,12 +68,7 @@ class ClipImage(nn.Module):
         Raises:
             ValueError: If ``x`` does not have the shape of ``input``.
         """
-        expected = (self.input.channels, *self.input.size)
-        if tuple(x.shape[1:]) != expected:
-            raise ValueError(
-                f"image batch has shape {tuple(x.shape)} but this CLIP reads {('B', *expected)}; "
-                "standardise with its .input"
-            )
+        check_images(x, self)
         trunk = self.model.vision_model
         tokens = trunk.post_layernorm(trunk(pixel_values=x).last_hidden_state)
         tokens = self.model.visual_projection(tokens)

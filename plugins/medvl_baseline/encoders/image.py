@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from medvl_baseline.plugin import CHEST_CT, RADIOGRAPH
 from medvl_core.protocols import EncoderOutput
 from medvl_core.specs import ImageInput
+from medvl_imaging.images import check_images
 
 __all__ = ["MapEncoder", "build_resnet18_2d", "build_resnet50_2d", "build_resnet_3d", "build_swin_t_2d", "build_vit_3d"]
 
@@ -55,19 +56,15 @@ class MapEncoder(nn.Module):
         Raises:
             ValueError: If ``x`` does not have the shape of ``input``.
         """
-        expected = (self.input.channels, *self.input.size)
-        if tuple(x.shape[1:]) != expected:
-            raise ValueError(
-                f"image batch has shape {tuple(x.shape)} but this encoder reads {('B', *expected)}; "
-                f"standardise with its .input, or build it with size={tuple(x.shape[2:])}"
-            )
+        check_images(x, self)
         features = self._to_map(self.trunk, x)
         return EncoderOutput(
             tokens=features.flatten(2).transpose(1, 2), grid=tuple(features.shape[2:]), features=features
         )
 
 
-def build_resnet18_2d(
+def _resnet_2d(
+    depth: Literal[18, 50],
     *,
     size: Sequence[int] = RADIOGRAPH.size,
     channels: int = 1,
@@ -75,18 +72,16 @@ def build_resnet18_2d(
     norm: Literal["batch", "group"] = "batch",
     weights: str | Path = "random",
 ) -> MapEncoder:
-    """ResNet-18 of MONAI; F = 8 ``base_width``.
+    """2D ResNet of MONAI with stride 32; F = 8 ``base_width``, or 32 for depth 50.
 
     Args:
+        depth: 18 or 50 layers.
         size: Pixels ``(H, W)``.
         channels: Input channels.
         base_width: Channels of the first stage.
         norm: ``"group"`` (16 channels a group) keeps samples apart in training too: take it for small batches.
         weights: ``"random"``, or a state dict (.safetensors, .pt). With the defaults and 3 channels torchvision's files
             fit: the keys are the same, their ``fc`` is left out.
-
-    Returns:
-        An encoder with stride 32.
 
     Raises:
         ValueError: If ``size`` or ``norm`` is not usable.
@@ -95,19 +90,14 @@ def build_resnet18_2d(
     References:
         He et al., arXiv:1512.03385.
     """
-    return _resnet(18, replace(RADIOGRAPH, size=tuple(size), channels=channels), base_width, norm, weights)
+    return _resnet(depth, replace(RADIOGRAPH, size=tuple(size), channels=channels), base_width, norm, weights)
 
 
-def build_resnet50_2d(
-    *,
-    size: Sequence[int] = RADIOGRAPH.size,
-    channels: int = 1,
-    base_width: int = 64,
-    norm: Literal["batch", "group"] = "batch",
-    weights: str | Path = "random",
-) -> MapEncoder:
-    """ResNet-50 of MONAI; F = 32 ``base_width``. Options, errors and source as in ``build_resnet18_2d``."""
-    return _resnet(50, replace(RADIOGRAPH, size=tuple(size), channels=channels), base_width, norm, weights)
+build_resnet18_2d = partial(_resnet_2d, 18)
+"""ResNet-18 of MONAI, see ``_resnet_2d``."""
+
+build_resnet50_2d = partial(_resnet_2d, 50)
+"""ResNet-50 of MONAI, see ``_resnet_2d``."""
 
 
 def build_resnet_3d(
@@ -119,25 +109,15 @@ def build_resnet_3d(
     norm: Literal["batch", "group"] = "batch",
     weights: str | Path = "random",
 ) -> MapEncoder:
-    """3D ResNet of MONAI; F = 8 ``base_width``, or 32 for depth 50.
+    """3D ResNet of MONAI with stride 32; F = 8 ``base_width``, or 32 for depth 50.
 
     Args:
         size: Voxels ``(X, Y, Z)``.
         depth: 10, 18, 34 or 50 layers.
-        channels: Input channels.
-        base_width: Channels of the first stage.
-        norm: ``"group"`` (16 channels a group) keeps samples apart in training too: take it for small batches.
-        weights: ``"random"``, or a state dict (.safetensors, .pt).
-
-    Returns:
-        An encoder with stride 32.
-
-    Raises:
-        ValueError: If ``size``, ``depth`` or ``norm`` is not usable.
-        WeightsError: If the weights file is not there or does not fit, naming what is wrong.
-
-    References:
-        He et al., arXiv:1512.03385.
+        channels: As for the 2D networks, see ``_resnet_2d``; so are all further options, errors and the source.
+        base_width: See there.
+        norm: See there.
+        weights: See there; torchvision has none.
     """
     return _resnet(depth, replace(CHEST_CT, size=tuple(size), channels=channels), base_width, norm, weights)
 

@@ -1,4 +1,4 @@
-"""Figures of the evaluators. Made with figure objects, so that no global state of matplotlib is touched."""
+"""Figures of the evaluators."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from medvl_evaluation.drawing import BLUE, GREY, open_axes, precision_steps, roc_points, save_png, sheet
 from medvl_evaluation.metrics import operating_counts
 
 if TYPE_CHECKING:
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
 
 __all__ = ["class_intervals", "confusion_matrix", "curve_panels", "probe_curves", "recall_curve", "row_intervals"]
 
-_BLUE, _GREY = "#0b5394", "#777777"
-_DPI = 150
 _FEW = 10
 
 
@@ -32,12 +31,13 @@ def recall_curve(
     title: str,
 ) -> None:
     """Recall over the depth k with its interval, chance beside, and the values at the ``marked`` depths written out."""
-    drawing, ax = _single(6.4, 4.6)
-    ax.fill_between(depths, *interval, color=_BLUE, alpha=0.18, linewidth=0)
-    ax.plot(depths, recall, color=_BLUE, linewidth=1.8, label="model")
-    ax.plot(depths, chance, color=_GREY, linestyle="--", linewidth=1.4, label="chance (random order)")
+    drawing = sheet(6.4, 4.6)
+    ax = open_axes(drawing.subplots())
+    ax.fill_between(depths, *interval, color=BLUE, alpha=0.18, linewidth=0)
+    ax.plot(depths, recall, color=BLUE, linewidth=1.8, label="model")
+    ax.plot(depths, chance, color=GREY, linestyle="--", linewidth=1.4, label="chance (random order)")
     at_marks = np.interp(marked, depths, recall)
-    ax.plot(marked, at_marks, "o", color=_BLUE, markersize=6)
+    ax.plot(marked, at_marks, "o", color=BLUE, markersize=6)
     for k, value in zip(marked, at_marks, strict=True):
         ax.annotate(f"R@{k} {value:.2f}", (k, value), xytext=(6, -12), textcoords="offset points", fontsize=8)
     ax.set_xscale("log")
@@ -46,7 +46,7 @@ def recall_curve(
     ax.minorticks_off()
     ax.set(xlabel="k, items looked at (log scale)", ylabel="recall at k (share of queries)", ylim=(-0.02, 1.02))
     ax.legend(frameon=False, loc="upper left")
-    _finish(drawing, path, title)
+    save_png(drawing, path, title)
 
 
 def curve_panels(
@@ -70,7 +70,7 @@ def curve_panels(
     area, label = ("auroc", "AUROC") if kind == "roc" else ("auprc", "AUPRC")
     columns = 6 if len(table) > 16 else max(2, math.ceil(math.sqrt(len(table))))
     lines = math.ceil(len(table) / columns)
-    drawing = _figure(1.9 * columns + 0.6, 2.35 * lines + 1.0)
+    drawing = sheet(1.9 * columns + 0.6, 2.35 * lines + 1.0)
     axes = drawing.subplots(lines, columns, squeeze=False, sharex=True, sharey=True).ravel()
     for ax in axes[len(table) :]:
         ax.set_visible(False)
@@ -81,60 +81,55 @@ def curve_panels(
         ax.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), aspect="equal", xticks=(0, 0.5, 1), yticks=(0, 0.5, 1))
         ax.tick_params(labelsize=7, labelbottom=c + columns >= len(table))
         if math.isnan(row[area]):
-            ax.text(0.5, 0.5, "needs positives\nand negatives", ha="center", va="center", fontsize=7, color=_GREY)
+            ax.text(0.5, 0.5, "needs positives\nand negatives", ha="center", va="center", fontsize=7, color=GREY)
             continue
         known = ~np.isnan(labels[:, c])
         _curve(ax, kind, *operating_counts(labels[known, c], scores[known, c]))
     names = ("false positive rate", "true positive rate") if kind == "roc" else ("recall", "precision")
     drawing.supxlabel(f"{names[0]} (dashed: {'chance' if kind == 'roc' else 'prevalence'})", fontsize=9)
     drawing.supylabel(names[1], fontsize=9)
-    _finish(drawing, path, title)
+    save_png(drawing, path, title)
 
 
 def _curve(ax: Any, kind: str, true: np.ndarray, false: np.ndarray) -> None:
-    recall = np.append(0, true / true[-1])
     if kind == "roc":
-        ax.plot([0, 1], [0, 1], "--", color=_GREY, linewidth=0.8)
-        ax.plot(np.append(0, false / false[-1]), recall, color=_BLUE, linewidth=1.2)
+        ax.plot([0, 1], [0, 1], "--", color=GREY, linewidth=0.8)
+        ax.plot(*roc_points(true, false), color=BLUE, linewidth=1.2)
         return
-    precision = true / (true + false)
-    ax.axhline(precision[-1], linestyle="--", color=_GREY, linewidth=0.8)
-    # Steps to the left at every gain in recall: the area drawn is the average precision reported.
-    gains = np.diff(recall) > 0
-    heights = precision[gains]
-    ax.plot(np.append(0, recall[1:][gains]), np.append(heights[0], heights), color=_BLUE, drawstyle="steps-pre", lw=1.2)
+    ax.axhline(true[-1] / (true[-1] + false[-1]), linestyle="--", color=GREY, linewidth=0.8)
+    ax.plot(*precision_steps(true, false), color=BLUE, drawstyle="steps-pre", linewidth=1.2)
 
 
 def class_intervals(path: str | Path, table: pd.DataFrame, title: str) -> None:
     """AUROC and AUPRC of every class with intervals and chance, most frequent class first."""
     table = table.sort_values("n_positive", ascending=False, kind="stable")
-    drawing = _figure(10, 1.6 + 0.26 * len(table))
+    drawing = sheet(10, 1.6 + 0.26 * len(table))
     axes = drawing.subplots(1, 2, sharey=True)
     places, few = np.arange(len(table)), table["n_positive"] < _FEW
     for ax, area, name in zip(axes, ("auroc", "auprc"), ("AUROC", "AUPRC (average precision)"), strict=True):
-        ax.hlines(places, table[f"{area}_low"], table[f"{area}_high"], color=_BLUE, linewidth=1.8)
-        ax.plot(table[area].where(~few), places, "o", color=_BLUE, markersize=5, label="model")
-        hollow = {"color": _BLUE, "markerfacecolor": "white", "markersize": 5}
+        ax.hlines(places, table[f"{area}_low"], table[f"{area}_high"], color=BLUE, linewidth=1.8)
+        ax.plot(table[area].where(~few), places, "o", color=BLUE, markersize=5, label="model")
+        hollow = {"color": BLUE, "markerfacecolor": "white", "markersize": 5}
         ax.plot(
             table[area].where(few), places, "o", label=f"fewer than {_FEW} positives: interval too narrow", **hollow
         )
         chance = table["auprc_chance"] if area == "auprc" else table[area].where(table[area].isna(), 0.5)
-        ax.plot(chance, places, "|", color=_GREY, markersize=9, markeredgewidth=1.6, label="chance (random order)")
+        ax.plot(chance, places, "|", color=GREY, markersize=9, markeredgewidth=1.6, label="chance (random order)")
         for place, missing in zip(places, table[area].isna(), strict=True):
             if missing:
-                ax.text(0.5, place, "needs positives and negatives", fontsize=7, color=_GREY, ha="center", va="center")
+                ax.text(0.5, place, "needs positives and negatives", fontsize=7, color=GREY, ha="center", va="center")
         ax.set(xlabel=name, xlim=(-0.02, 1.02), ylim=(len(table) - 0.5, -0.5))
         ax.grid(axis="x", alpha=0.3)
     names = [f"{name} (n+ = {n})" for name, n in zip(table["class"], table["n_positive"], strict=True)]
     axes[0].set_yticks(places, names, fontsize=8, parse_math=False)
     drawing.legend(*axes[1].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False, fontsize=8)
-    _finish(drawing, path, title)
+    save_png(drawing, path, title)
 
 
 def confusion_matrix(path: str | Path, classes: Sequence[str], counts: np.ndarray, title: str) -> None:
     """Studies by true class (rows) and decided class (columns), ``C C``; the colour is the share of the row."""
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    drawing = _figure(2.6 + 0.62 * len(classes), 2.1 + 0.5 * len(classes))
+    drawing = sheet(2.6 + 0.62 * len(classes), 2.1 + 0.5 * len(classes))
     ax = drawing.subplots()
     shown = ax.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     for (row, column), n in np.ndenumerate(counts):
@@ -145,7 +140,7 @@ def confusion_matrix(path: str | Path, classes: Sequence[str], counts: np.ndarra
     ax.set_yticks(range(len(classes)), names, fontsize=8, parse_math=False)
     ax.set(xlabel="decided", ylabel="true")
     drawing.colorbar(shown, ax=ax, label="share of the true class", shrink=0.8)
-    _finish(drawing, path, title)
+    save_png(drawing, path, title)
 
 
 def probe_curves(path: str | Path, table: pd.DataFrame, title: str) -> None:
@@ -156,19 +151,18 @@ def probe_curves(path: str | Path, table: pd.DataFrame, title: str) -> None:
         table: One row per fraction and fold, with ``fraction``, ``auroc_macro`` and ``auprc_macro``.
         title: Title of the figure.
     """
-    drawing = _figure(7.4, 3.4)
+    drawing = sheet(7.4, 3.4)
     for ax, name in zip(drawing.subplots(1, 2), ("auroc_macro", "auprc_macro"), strict=True):
         mean = table.groupby("fraction")[name].mean()
-        ax.plot(100 * table["fraction"], table[name], "o", color=_GREY, markersize=4, alpha=0.7, label="one fold")
-        ax.plot(100 * mean.index, mean, "o-", color=_BLUE, linewidth=1.6, label="mean over folds")
+        ax.plot(100 * table["fraction"], table[name], "o", color=GREY, markersize=4, alpha=0.7, label="one fold")
+        ax.plot(100 * mean.index, mean, "o-", color=BLUE, linewidth=1.6, label="mean over folds")
         ax.set(xlabel="training labels [%]", ylabel=f"{name.split('_')[0].upper()}, macro", ylim=(-0.02, 1.02))
         ax.set_xscale("log")
         ax.set_xticks(100 * mean.index, [f"{100 * share:g}" for share in mean.index])
         ax.minorticks_off()
-        ax.spines[["top", "right"]].set_visible(False)
-        ax.grid(alpha=0.3)
+        open_axes(ax)
         ax.legend(frameon=False, fontsize=8)
-    _finish(drawing, path, title)
+    save_png(drawing, path, title)
 
 
 def row_intervals(
@@ -184,15 +178,16 @@ def row_intervals(
         axis: Its name on the axis.
         title: Title of the figure.
     """
-    drawing, ax = _single(7.2, 1.5 + 0.32 * len(table))
+    drawing = sheet(7.2, 1.5 + 0.32 * len(table))
+    ax = open_axes(drawing.subplots())
     places = np.arange(len(table))
-    ax.hlines(places, table[f"{value}_low"], table[f"{value}_high"], color=_BLUE, linewidth=1.8)
-    ax.plot(table[value], places, "o", color=_BLUE, markersize=6)
-    ax.axvline(0.5, linestyle="--", color=_GREY, linewidth=1.2, label="chance")
+    ax.hlines(places, table[f"{value}_low"], table[f"{value}_high"], color=BLUE, linewidth=1.8)
+    ax.plot(table[value], places, "o", color=BLUE, markersize=6)
+    ax.axvline(0.5, linestyle="--", color=GREY, linewidth=1.2, label="chance")
     ax.set_yticks(places, [textwrap.shorten(name, 60, placeholder=" …") for name in names], parse_math=False)
     ax.set(xlabel=axis, xlim=(-0.02, 1.02), ylim=(len(table) - 0.5, -0.5))
     ax.legend(frameon=False, fontsize=8, loc="lower left")
-    _finish(drawing, path, title)
+    save_png(drawing, path, title)
 
 
 def _interval(row: dict[str, Any], area: str) -> str:
@@ -200,23 +195,3 @@ def _interval(row: dict[str, Any], area: str) -> str:
         return "not defined"
     bounds = "" if math.isnan(row[f"{area}_low"]) else f" [{row[f'{area}_low']:.2f}, {row[f'{area}_high']:.2f}]"
     return f"{row[area]:.2f}{bounds}"
-
-
-def _figure(width: float, height: float) -> Any:
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), layout="constrained")
-
-
-def _single(width: float, height: float) -> tuple[Any, Any]:
-    drawing = _figure(width, height)
-    ax = drawing.subplots()
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.grid(alpha=0.3)
-    return drawing, ax
-
-
-def _finish(drawing: Any, path: str | Path, title: str) -> None:
-    width = int(13 * drawing.get_figwidth())
-    drawing.suptitle(textwrap.fill(title, width), fontsize=10, parse_math=False)
-    drawing.savefig(path, dpi=_DPI)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medvl_evaluation.drawing import precision_steps, roc_points, sheet
 from medvl_evaluation.metrics import operating_counts
 
 __all__ = ["Curves", "Picture", "curve_grid", "embedding_scatter", "grey_png", "recall_lines", "reliability"]
@@ -47,7 +48,7 @@ def curve_grid(classes: Sequence[Curves], columns: int = 8) -> Picture:
     """ROC curves above, precision-recall curves below: a panel per class. Every class needs both kinds of label."""
     columns = min(columns, max(len(classes), 4))
     lines = math.ceil(len(classes) / columns)
-    drawing = _figure(7.6, 2 * lines * (7.6 / columns + 0.12) + 0.4)
+    drawing = sheet(7.6, 2 * lines * (7.6 / columns + 0.12) + 0.4)
     axes = drawing.subplots(2 * lines, columns, squeeze=False, sharex=True, sharey=True)
     for ax in axes.ravel():
         ax.set_visible(False)
@@ -69,15 +70,12 @@ def curve_grid(classes: Sequence[Curves], columns: int = 8) -> Picture:
 
 def _roc(ax: Any, true: NDArray[np.int64], false: NDArray[np.int64]) -> None:
     ax.plot([0, 1], [0, 1], "--", color=GREY, linewidth=0.5)
-    ax.plot(*_thinned(np.append(0, false / false[-1]), np.append(0, true / true[-1])), color=BLUE, linewidth=0.9)
+    ax.plot(*_thinned(*roc_points(true, false)), color=BLUE, linewidth=0.9)
 
 
 def _precision_recall(ax: Any, true: NDArray[np.int64], false: NDArray[np.int64]) -> None:
-    precision, recall = true / (true + false), true / true[-1]
-    ax.axhline(precision[-1], linestyle="--", color=GREY, linewidth=0.5)
-    gains = np.diff(np.append(0, recall)) > 0  # steps to the left at every gain: the area drawn is average precision
-    recall, precision = np.append(0, recall[gains]), np.append(precision[gains][0], precision[gains])
-    ax.plot(*_thinned(recall, precision), color=ORANGE, drawstyle="steps-pre", linewidth=0.9)
+    ax.axhline(true[-1] / (true[-1] + false[-1]), linestyle="--", color=GREY, linewidth=0.5)
+    ax.plot(*_thinned(*precision_steps(true, false)), color=ORANGE, drawstyle="steps-pre", linewidth=0.9)
 
 
 def _thinned(*columns: NDArray[np.float64]) -> tuple[NDArray[np.float64], ...]:
@@ -125,7 +123,7 @@ def embedding_scatter(
     """The map twice: by modality, and the ``main`` modality alone by its number of findings."""
     from matplotlib.ticker import MaxNLocator
 
-    drawing = _figure(5.0, 1.95)
+    drawing = sheet(5.0, 1.95)
     left, right = drawing.subplots(1, 2)
     names = list(dict.fromkeys(modality))
     of = np.asarray(modality)
@@ -157,14 +155,8 @@ def grey_png(image: NDArray[np.uint8], alt: str) -> Picture:
     return Picture(f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}", alt)
 
 
-def _figure(width: float, height: float) -> Any:
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), layout="constrained")
-
-
 def _single(width: float, height: float) -> tuple[Any, Any]:
-    drawing = _figure(width, height)
+    drawing = sheet(width, height)
     ax = drawing.subplots()
     ax.spines[["top", "right"]].set_visible(False)
     ax.tick_params(labelsize=6)

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import warnings
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from functools import wraps
 from itertools import combinations
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
 from medvl_evaluation.splits.shares import k_folds, split_by_patient
 
-__all__ = ["Folds", "SplitMode", "split_rows"]
+__all__ = ["Folds", "SplitMode", "part_of", "split_rows", "with_folds"]
 
+Part = TypeVar("Part")
 _logger = logging.getLogger(__name__)
 SplitMode = Literal["patients", "official", "image_stratified_compat"]
 _MODES = ("patients", "official", "image_stratified_compat")
@@ -25,7 +29,7 @@ class Folds:
     """How a table is split.
 
     Args:
-        mode: ``"patients"``: folds of whole patients, stratified over all labels. ``"official"``: the set's own test
+        split: ``"patients"``: folds of whole patients, stratified over all labels. ``"official"``: the set's own test
             list, and its own validation list or a share of the other patients. ``"image_stratified_compat"``: the split
             of the published CXR-CML code, for comparison only: folds of images (one patient is in several), stratified
             over combinations of labels, and the test fold is the validation split too.
@@ -35,20 +39,56 @@ class Folds:
         seed: Of the split. The published code's is 42.
 
     Raises:
-        ValueError: If the mode is unknown or there is no such fold.
+        ValueError: If the split is unknown or there is no such fold.
     """
 
-    mode: SplitMode = "patients"
+    split: SplitMode = "patients"
     fold: int = 0
     n_folds: int = 5
     validation_share: float = 0.1
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.mode not in _MODES:
-            raise ValueError(f"split is {self.mode!r}; choose one of {', '.join(_MODES)}")
+        if self.split not in _MODES:
+            raise ValueError(f"split is {self.split!r}; choose one of {', '.join(_MODES)}")
         if not 0 <= self.fold < self.n_folds or self.n_folds < 2:
             raise ValueError(f"fold is {self.fold} of {self.n_folds} folds; count them from 0, and have two or more")
+
+
+def with_folds(split: SplitMode = "patients") -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Decorator of a dataset's factory: its one argument ``folds`` becomes the options of :class:`Folds`.
+
+    Callers, and who asks for the signature, see ``split``, ``fold``, ``n_folds``, ``validation_share`` and ``seed``.
+
+    Args:
+        split: Default of that option. Those of the others are the defaults of :class:`Folds`.
+    """
+    options = {field.name: field.default for field in fields(Folds)} | {"split": split}
+
+    def decorate(factory: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(factory)
+        def build(*args: Any, **given: Any) -> Any:
+            folds = Folds(**{name: given.pop(name, default) for name, default in options.items()})
+            return factory(*args, folds=folds, **given)
+
+        signature = inspect.signature(factory)
+        own = [parameter for name, parameter in signature.parameters.items() if name != "folds"]
+        added = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=options[name]) for name in options]
+        build.__signature__ = signature.replace(parameters=[*own, *added])  # type: ignore[attr-defined]
+        return build
+
+    return decorate
+
+
+def part_of(where: Path, parts: Mapping[str, Part], split: str) -> Part:
+    """``parts[split]``.
+
+    Raises:
+        ValueError: If there is no such split; the message starts with ``where``.
+    """
+    if split not in parts:
+        raise ValueError(f"{where}: no split {split!r}; there are {', '.join(parts)}")
+    return parts[split]
 
 
 def split_rows(
@@ -68,10 +108,10 @@ def split_rows(
             The message starts with the table.
     """
     try:
-        if folds.mode == "patients":
+        if folds.split == "patients":
             parts = k_folds(subjects, folds.n_folds, folds.validation_share, labels, folds.seed)[folds.fold]
             return {"train": parts["train"], "validation": parts.get("val", np.empty(0, int)), "test": parts["test"]}
-        if folds.mode == "official":
+        if folds.split == "official":
             return _official(subjects, labels, folds, official)
         return _compat(subjects, labels, folds)
     except ValueError as error:

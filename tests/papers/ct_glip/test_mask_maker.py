@@ -28,7 +28,7 @@ from medvl_imaging.scale import Journal, ScaleReport, map_studies
 from tests.papers.ct_glip.totalseg_weights import random_weights
 
 DOWNLOADS = Path(totalsegmentator.__file__).parent / "bin" / "totalseg_download_weights.py"
-SCRIPT = Path(__file__).parents[2] / "monai_bundles" / "ct_glip" / "scripts" / "make_masks.py"
+SCRIPT = Path(__file__).parents[3] / "monai_bundles" / "ct_glip" / "scripts" / "make_masks.py"
 AFFINE = np.diag([6.0, 6.0, 6.0, 1.0])
 
 

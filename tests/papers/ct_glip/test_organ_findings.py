@@ -21,7 +21,7 @@ from medvl_ct_glip.report_findings import (
     status_of,
 )
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
 NAMES = region_set("ts_v2_117").by_id
 LOBES = {
     "lung_upper_lobe_left",

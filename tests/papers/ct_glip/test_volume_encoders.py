@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import re
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -14,29 +13,17 @@ from medvl_core.engine.weights import WeightsError
 from medvl_ct_glip.checkpoints import load_nnunet, load_unimiss
 from medvl_ct_glip.mit import MIT_DEPTHS, MiT
 from medvl_ct_glip.volume_encoders import build_mit, build_nnunet, input_of_plans
-
-GOLDEN = Path(__file__).parent.parent / "data" / "golden"
-
-
-def by_name(shapes) -> dict[str, torch.Tensor]:
-    """The weights that the reference values were computed with: a function of the key."""
-    state = {}
-    for key, shape in shapes.items():
-        value = np.random.RandomState(zlib.crc32(key.encode())).standard_normal(shape)
-        if len(shape) <= 1:
-            value = 1 + 0.1 * value if key.endswith("weight") else 0.1 * value
-        else:
-            value = value / np.sqrt(np.prod(shape[1:]))
-        state[key] = torch.tensor(value, dtype=torch.float32)
-    return state
+from tests.golden import DATA, weights_by_name
+from tests.papers.ct_glip.nnunet_plans import PLAIN_CONV_UNET, architecture
 
 
 @pytest.mark.parametrize("variant", ["tiny", "small"])
 def test_mit_equals_the_reference(variant):
-    stated, values = json.loads((GOLDEN / f"mit_{variant}.json").read_text()), np.load(GOLDEN / f"mit_{variant}.npz")
+    stated = json.loads((DATA / "golden" / f"mit_{variant}.json").read_text())
+    values = np.load(DATA / "golden" / f"mit_{variant}.npz")
     network = MiT(stated["img_size"], stated["num_classes"], MIT_DEPTHS[variant]).eval()
     assert {key: list(value.shape) for key, value in network.state_dict().items()} == stated["shapes"]
-    network.load_state_dict(by_name(stated["shapes"]))
+    network.load_state_dict(weights_by_name(stated["shapes"]))
     with torch.no_grad():
         volume = torch.from_numpy(values["volume"])
         for stage, output in enumerate(network.transformer(volume)):
@@ -92,30 +79,12 @@ def test_nnunet_equals_the_library_forward():
     torch.testing.assert_close(output.tokens.mean(dim=1), output.features.mean(dim=(2, 3, 4)))
 
 
-def plans(tmp_path, network="dynamic_network_architectures.architectures.unet.PlainConvUNet") -> Path:
-    architecture = {
-        "network_class_name": network,
-        "arch_kwargs": {
-            "n_stages": 3,
-            "features_per_stage": [4, 8, 16],
-            "conv_op": "torch.nn.modules.conv.Conv3d",
-            "kernel_sizes": [[1, 3, 3], [3, 3, 3], [3, 3, 3]],
-            "strides": [[1, 1, 1], [1, 2, 2], [2, 2, 2]],
-            "n_conv_per_stage": [2, 2, 2],
-            "n_conv_per_stage_decoder": [2, 2],
-            "conv_bias": True,
-            "norm_op": "torch.nn.modules.instancenorm.InstanceNorm3d",
-            "norm_op_kwargs": {"eps": 1e-05, "affine": True},
-            "dropout_op": None,
-            "dropout_op_kwargs": None,
-            "nonlin": "torch.nn.LeakyReLU",
-            "nonlin_kwargs": {"inplace": True},
-        },
-        "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
-    }
+def plans(tmp_path, network=PLAIN_CONV_UNET) -> Path:
+    kernel_sizes, strides = [[1, 3, 3], [3, 3, 3], [3, 3, 3]], [[1, 1, 1], [1, 2, 2], [2, 2, 2]]
+    built = architecture([4, 8, 16], kernel_sizes, strides, 2, network)
     content = {
         "configurations": {
-            "3d_fullres": {"patch_size": [8, 16, 32], "spacing": [3.0, 1.5, 1.0], "architecture": architecture}
+            "3d_fullres": {"patch_size": [8, 16, 32], "spacing": [3.0, 1.5, 1.0], "architecture": built}
         },
         "foreground_intensity_properties_per_channel": {
             "0": {"percentile_00_5": -900.0, "percentile_99_5": 1100.0, "mean": -50.0, "std": 400.0}

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from tests.papers.ct_glip.nnunet_plans import architecture
+
 NAME = "Dataset298_TotalSegmentator_total_6mm_1559subj"
 _FEATURES, _STRIDES = [4, 8], [[1, 1, 1], [2, 2, 2]]
 
@@ -40,26 +42,7 @@ def random_weights(root: Path, classes: int = 118) -> Path:
 
 def _plans() -> dict[str, object]:
     numbers = {"mean": 0.0, "std": 400.0, "percentile_00_5": -1000.0, "percentile_99_5": 1000.0, "min": -1024.0}
-    network = {
-        "network_class_name": "dynamic_network_architectures.architectures.unet.PlainConvUNet",
-        "arch_kwargs": {
-            "n_stages": 2,
-            "features_per_stage": _FEATURES,
-            "conv_op": "torch.nn.modules.conv.Conv3d",
-            "kernel_sizes": [[3, 3, 3], [3, 3, 3]],
-            "strides": _STRIDES,
-            "n_conv_per_stage": [1, 1],
-            "n_conv_per_stage_decoder": [1],
-            "conv_bias": True,
-            "norm_op": "torch.nn.modules.instancenorm.InstanceNorm3d",
-            "norm_op_kwargs": {"eps": 1e-5, "affine": True},
-            "dropout_op": None,
-            "dropout_op_kwargs": None,
-            "nonlin": "torch.nn.LeakyReLU",
-            "nonlin_kwargs": {"inplace": True},
-        },
-        "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
-    }
+    network = architecture(_FEATURES, [[3, 3, 3], [3, 3, 3]], _STRIDES, convolutions=1)
     resample = {"is_seg": False, "order": 1, "order_z": 0, "force_separate_z": None}
     return {
         "dataset_name": NAME,

@@ -14,7 +14,7 @@ from medvl_core.build import build_loss
 from medvl_core.protocols import AlignmentBatch
 from medvl_cxr_cml.cluster_triplet import ClusterTriplet
 
-TRAIN = json.loads((Path(__file__).parents[2] / "monai_bundles" / "cxr_cml" / "configs" / "train.json").read_text())
+TRAIN = json.loads((Path(__file__).parents[3] / "monai_bundles" / "cxr_cml" / "configs" / "train.json").read_text())
 STEPS, ROWS, LABELS, WIDTH = 160, 400, 8, 64
 
 

@@ -135,5 +135,5 @@ def test_wrong_options_are_refused(options, message):
 
 
 def test_volumes_of_another_size_are_refused(encoder):
-    with pytest.raises(ValueError, match=r"volume batch has shape \(1, 1, 16, 16, 4\) but this encoder reads"):
+    with pytest.raises(ValueError, match=r"images have the shape \(1, 1, 16, 16, 4\), it reads"):
         encoder(torch.zeros(1, 1, 16, 16, 4))

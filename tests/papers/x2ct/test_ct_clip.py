@@ -26,8 +26,8 @@ from medvl_x2ct.ct_clip_weights import load_ct_clip
 from medvl_x2ct.ctvit import _Attention, _RelativeBias
 from medvl_x2ct.cxr_bert import build_cxr_bert
 from medvl_x2ct.plugin import CT_CLIP_INPUT
+from tests.golden import DATA
 
-DATA = Path(__file__).parents[1] / "data"
 GOLDEN_SIZES = {
     "image_size": 40,
     "frames": 20,
@@ -172,7 +172,7 @@ def test_sizes_without_a_cubic_token_grid_are_refused():
 
 def test_a_volume_of_another_shape_is_refused():
     encoder = build_ct_clip_vit(**TINY_CT, depth=1)
-    with pytest.raises(ValueError, match=r"shape \(1, 1, 4, 8, 8\), CTViT reads \('B', 1, 8, 8, 4\)"):
+    with pytest.raises(ValueError, match=r"CtClipVit: .* \(1, 1, 4, 8, 8\), it reads \('B', 1, 8, 8, 4\)"):
         encoder(torch.zeros(1, 1, 4, 8, 8))
 
 

@@ -195,7 +195,7 @@ def test_unknown_or_contradictory_initialisation_is_refused():
 
 def test_a_film_of_another_shape_is_refused():
     encoder = build_swin_t(**SWIN, initialisation="random")
-    with pytest.raises(ValueError, match=r"shape \(1, 3, 32, 32\), this encoder reads \('B', 1, 32, 32\)"):
+    with pytest.raises(ValueError, match=r"shape \(1, 3, 32, 32\), it reads \('B', 1, 32, 32\)"):
         encoder(torch.zeros(1, 3, 32, 32))
 
 

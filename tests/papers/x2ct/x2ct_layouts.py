@@ -33,6 +33,23 @@ def write_csv(path, rows):
         writer.writerows(rows)
 
 
+def edit(path, change):
+    """Rewrite a csv; ``change`` gets the rows as dictionaries, in a list."""
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    write_csv(path, change(rows) or rows)
+
+
+def drop(column):
+    """A change that takes a column away."""
+
+    def change(rows):
+        for row in rows:
+            del row[column]
+
+    return change
+
+
 def label_rows(names):
     header = [f"{token}*{place}" for token in [*TOKENS, "nodulegr1cm"] for place in RAD_CHEST_PLACES]
     return [{"NoteAcc_DEID": f"note{name}", **dict.fromkeys(header, 0)} for name in names]
