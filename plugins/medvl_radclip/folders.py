@@ -11,8 +11,9 @@ from typing import Any
 from medvl_baseline.datasets.image_table import ImageTable
 from medvl_core.errors import did_you_mean
 from medvl_evaluation.splits.folds import Folds, SplitMode
+from medvl_imaging.readers.listing import image_files, volume_paths
 from medvl_radclip.captions import parse_name
-from medvl_radclip.classed import classed_table, image_files, row, volume_files
+from medvl_radclip.classed import classed_table, row
 
 __all__ = ["build_class_folders", "build_class_volumes", "build_crystal_clean"]
 
@@ -76,7 +77,7 @@ def build_class_folders(
         ValueError: If a path does not match ``label``, or an option names no class. The message starts with the path.
     """
     options = (label, subject, captions, (region, modality, condition), files)
-    return _tree(Path(folder), image_files, "picture", options, Folds(split, fold, n_folds, validation_share, seed))
+    return _tree(Path(folder), _pictures, "picture", options, Folds(split, fold, n_folds, validation_share, seed))
 
 
 def build_class_volumes(
@@ -117,7 +118,7 @@ def build_class_volumes(
         ValueError: See :func:`build_class_folders`.
     """
     options = (label, subject, captions, (region, modality, condition), files)
-    return _tree(Path(folder), volume_files, "scan", options, Folds(split, fold, n_folds, validation_share, seed))
+    return _tree(Path(folder), _volumes, "scan", options, Folds(split, fold, n_folds, validation_share, seed))
 
 
 def build_crystal_clean(
@@ -150,7 +151,7 @@ def build_crystal_clean(
     """
     folder = Path(folder)
     rows = []
-    for path in image_files(folder):
+    for path in _pictures(folder):
         parts = re.fullmatch(r"([NGMP])_(\d+)(?:_([A-Z_]+?)_?)?", path.stem)
         if parts is None:
             raise ValueError(f"{path}: not named like N_1.jpg or G_12_VF_.jpg; remove it or use radclip/class_folders")
@@ -164,6 +165,14 @@ def build_crystal_clean(
     classes = [name for name, _ in _CRYSTAL.values()]
     folds = Folds(split, fold, n_folds, validation_share, seed)
     return classed_table(folder, rows, folds=folds, kind="picture", classes=classes)
+
+
+def _pictures(folder: Path) -> list[Path]:
+    return [path for path, kind in image_files(folder).items() if kind in ("picture", "dicom")]
+
+
+def _volumes(folder: Path) -> list[Path]:
+    return volume_paths(image_files(folder))
 
 
 def _tree(
