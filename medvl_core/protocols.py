@@ -32,7 +32,6 @@ __all__ = [
     "TextEncoder",
     "TextSource",
     "TokenBatch",
-    "Wraps",
 ]
 
 
@@ -133,8 +132,7 @@ class Evaluator(Protocol):
     NaN = unknown; or absent), perhaps ``"voxel_counts"`` (B arrays, `medvl_core.engine.masks.voxel_counts`), and
     perhaps ``"prompt_embeddings"`` (``"positive"`` and ``"negative"`` → ``C E``) in place of a text tower.
 
-    What it can do beyond this it says by the protocols `Classifies`, `Scores`, `Predicts`, `Learns`, `ReadsTexts` and
-    `Wraps`, which are asked for by ``isinstance``.
+    What it can do beyond, it says by the members of `Classifies`, `Scores`, `Predicts`, `Learns` or `ReadsTexts`.
     """
 
     @property
@@ -207,13 +205,6 @@ class ReadsTexts(Protocol):
     """Ability: it embeds texts by ``embed_text``, settable. A network that has one lends it to evaluators."""
 
     embed_text: Any
-
-
-@runtime_checkable
-class Wraps(Protocol):
-    """Ability: it feeds another ``evaluator``, which is asked for every ability that the wrapper lacks."""
-
-    evaluator: Evaluator
 
 
 @runtime_checkable

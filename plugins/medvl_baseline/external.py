@@ -22,8 +22,8 @@ __all__ = ["ExternalValidation"]
 class ExternalValidation:
     """Gives an evaluator the labels of another data set in its own terms, and puts a prefix before its results.
 
-    What the evaluator can do beyond judging it is asked for itself (`medvl_core.protocols.Wraps`): its predictions have
-    the merged labels, and studies that it learns from carry its own classes.
+    What the evaluator can do beyond judging it is asked for itself (`medvl_evaluation.abilities.Wraps`): predictions
+    have the merged labels, and studies that it learns from carry its own classes.
 
     Args:
         evaluator: What judges, e.g. `ZeroShot` or `LinearProbe` with ``scheme="train"``; its classes are the targets.

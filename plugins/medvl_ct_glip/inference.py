@@ -86,8 +86,8 @@ def _only_scan(path: Path) -> Path:
     if path in found or not found:  # nothing there: the reader says so
         return path
     if len(found) > 1:
-        names = ", ".join(str(scan.relative_to(path)) for scan in found[:3])
-        raise ValueError(f"{path}: holds {len(found)} scans ({names} ...); give one as input, and again for the next")
+        names = ", ".join([str(scan.relative_to(path)) for scan in found[:3]] + ["..."] * (len(found) > 3))
+        raise ValueError(f"{path}: holds {len(found)} scans ({names}); give one as input")
     return found[0]
 
 

@@ -1,14 +1,21 @@
-"""What an evaluator can do, or lets the one that it wraps do."""
+"""What an evaluator can do beyond the protocol, or lets the one that it wraps do."""
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
-from medvl_core.protocols import Wraps
+from medvl_core.protocols import Evaluator
 
-__all__ = ["ability"]
+__all__ = ["Wraps", "ability"]
 
 Kind = TypeVar("Kind")
+
+
+@runtime_checkable
+class Wraps(Protocol):
+    """Ability: it feeds another ``evaluator``, which is asked for every ability that the wrapper lacks."""
+
+    evaluator: Evaluator
 
 
 def ability(evaluator: Any, kind: type[Kind]) -> Kind | None:
@@ -16,7 +23,7 @@ def ability(evaluator: Any, kind: type[Kind]) -> Kind | None:
 
     Args:
         evaluator: An instance of `medvl_core.protocols.Evaluator`.
-        kind: A protocol there, e.g. `Scores`. A wrapper needs not hand on what it leaves as it is.
+        kind: `Classifies`, `Scores`, `Predicts`, `Learns` or `ReadsTexts` of `medvl_core.protocols`.
     """
     while not isinstance(evaluator, kind):
         if not isinstance(evaluator, Wraps):

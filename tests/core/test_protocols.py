@@ -36,7 +36,6 @@ def test_alignment_batches_do_not_share_extras():
         ("Predicts", ("classes", "predictions", "stem", "prompts", "predict")),
         ("Learns", ("train", "learn")),
         ("ReadsTexts", ("embed_text",)),
-        ("Wraps", ("evaluator",)),
         ("Dataset", ("studies", "label_names")),
         ("TextEncoder", ("tokenize", "embed_dim", "input", "__call__")),
     ],
