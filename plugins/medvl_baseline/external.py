@@ -40,7 +40,8 @@ class ExternalValidation:
     def __init__(self, evaluator: Any, columns: Sequence[str], label_map: str | Path, prefix: str = "external") -> None:
         if not isinstance(evaluator, Classifies):
             raise ValueError(f"ExternalValidation: {type(evaluator).__name__} has no classes to map labels to")
-        self.evaluator, self.columns = evaluator, tuple(columns)
+        self.evaluator: Any = evaluator
+        self.columns = tuple(columns)
         self.prefix = check_prefix("ExternalValidation", prefix)
         self.label_map = read_label_map(label_map)
         try:  # now, not after the pass

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from medvl_core.protocols import Evaluator
 
 __all__ = ["Wraps", "ability"]
-
-Kind = TypeVar("Kind")
 
 
 @runtime_checkable
@@ -18,7 +16,7 @@ class Wraps(Protocol):
     evaluator: Evaluator
 
 
-def ability(evaluator: Any, kind: type[Kind]) -> Kind | None:
+def ability(evaluator: Any, kind: type) -> Any:
     """The evaluator, or else the first one that it wraps, that has an ability; ``None`` if none has.
 
     Args:

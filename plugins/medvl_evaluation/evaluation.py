@@ -141,7 +141,7 @@ class Evaluation:
 
     def _validation_predictions(self, network: nn.Module) -> dict[str, Any]:
         """File stem → scores of the validation studies, of every evaluator that predicts."""
-        scoring = [one for one in self.evaluators if isinstance(one, Predicts)]
+        scoring: list[Any] = [one for one in self.evaluators if isinstance(one, Predicts)]
         if not self.validation or not scoring:
             return {}
         dataset = copy.copy(self.dataloader.dataset)  # the same images and labels, of other studies

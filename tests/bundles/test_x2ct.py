@@ -178,7 +178,7 @@ def test_radiograph_encoder_is_one_override_away_and_inference_needs_none(traine
     again.run("train.json", **{"image_encoder::name": name}, epochs=1, stage1_weights=teacher)
     manifest = read_manifest(again.bundle / "models" / "manifest.json")
     assert manifest["components"]["image_tower.encoder"] == name
-    Image.fromarray(np.zeros((40, 40), np.uint8)).save(tmp_path / "film.png")
+    Image.fromarray(200 * np.eye(40, dtype=np.uint8)).save(tmp_path / "film.png")
     (again.bundle / "models" / "teacher.pt").write_bytes(Path(teacher).read_bytes())
     workflow = again.run("inference.json", input=str(tmp_path / "film.png"), output_dir=str(tmp_path))
     assert workflow.parser.get_parsed_content("network_def").encoder.component == name

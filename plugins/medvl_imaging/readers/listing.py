@@ -93,7 +93,7 @@ def image_files(folder: str | Path) -> dict[Path, Format]:
     if not Path(folder).is_dir():
         raise FileNotFoundError(f"{folder}: no such folder; check the path")
     passed: Counter[str] = Counter()
-    found = {}
+    found: dict[Path, Format] = {}
     for path in sorted(_visible(folder, passed)):
         try:
             kind = named_format(path.name) or content_format(path)
