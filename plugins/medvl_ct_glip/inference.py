@@ -28,7 +28,7 @@ from medvl_ct_glip.regions.volumes import RegionVolumes
 from medvl_ct_glip.regions.windows import ScanEmbedding
 from medvl_evaluation.inference import predict_each, write_record
 from medvl_imaging.readers import FileSource
-from medvl_imaging.readers.listing import bare_name, image_files, volume_paths
+from medvl_imaging.readers.listing import bare_name, image_files, scan_paths
 
 __all__ = ["OrganPrediction", "read_thresholds", "scan_study"]
 
@@ -82,7 +82,7 @@ def scan_study(
 
 def _only_scan(path: Path) -> Path:
     """The file or folder itself, or the one scan below it."""
-    found = volume_paths(image_files(path)) if path.is_dir() else [path]
+    found = scan_paths(image_files(path)) if path.is_dir() else [path]
     if path in found or not found:  # nothing there: the reader says so
         return path
     if len(found) > 1:

@@ -271,7 +271,10 @@ def test_dicom_of_any_name_is_found_and_slices_of_a_ct_are_no_films(tmp_path, ca
     with caplog.at_level("INFO"):
         assert list(_predict(folder, tmp_path / "out")) == ["films/IM0001"]
     assert "24 slices of CT, MR or PET are no radiographs" in caplog.text
-    (scan,) = ct_studies(folder / "series")
+    with caplog.at_level("INFO"):
+        (scan,) = ct_studies(folder)
+    assert scan.study_id == "series"
+    assert "folders of radiographs, passed over as they are no scans: 1" in caplog.text
     assert scan.images["cxr"].load().array.ndim == 2
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from medvl_core.study import ImageSource, Study
 from medvl_imaging.radiograph import SimulatedRadiograph
 from medvl_imaging.readers import FileSource
-from medvl_imaging.readers.listing import Format, image_files, slice_folders, volume_paths
+from medvl_imaging.readers.listing import Format, image_files, scan_paths, slice_folders
 
 __all__ = ["ct_studies", "found_files", "given_studies", "radiograph_studies"]
 
@@ -61,7 +61,8 @@ def ct_studies(path: str | Path, radiograph: Mapping[str, Any] | None = None) ->
     """One study per CT, with the radiograph simulated from it.
 
     Args:
-        path: NIfTI or NRRD file, the folder of a DICOM series, or a folder that is searched for these.
+        path: NIfTI or NRRD file, the folder of a DICOM series, or a folder that is searched for these. Radiographs
+            beside them are passed over and counted in the log.
         radiograph: Options of `medvl_imaging.radiograph.SimulatedRadiograph`.
 
     Raises:
@@ -69,7 +70,7 @@ def ct_studies(path: str | Path, radiograph: Mapping[str, Any] | None = None) ->
         TypeError: If an option of the simulation is unknown.
     """
     options = dict(radiograph or {})
-    files = found_files(path, volume_paths)
+    files = found_files(path, scan_paths)
     if not files:
         raise FileNotFoundError(
             f"{path}: no CT here; give a file or a folder with .nii, .nii.gz, .nrrd or DICOM series"

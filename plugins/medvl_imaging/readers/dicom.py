@@ -14,9 +14,9 @@ from medvl_imaging.readers.checks import ImageError, check_affine, check_budget
 from medvl_imaging.readers.listing import content_format, named_format
 from medvl_imaging.readers.with_itk import read_itk
 
-__all__ = ["SCANS", "modality_of", "read_dicom_radiograph", "read_series", "series_files"]
+__all__ = ["RADIOGRAPHY", "SCANS", "modality_of", "read_dicom_radiograph", "read_series", "series_files"]
 
-_RADIOGRAPHY = frozenset({"CR", "DX", "RG", "DR"})
+RADIOGRAPHY = frozenset({"CR", "DX", "RG", "DR"})
 SCANS = ("CT", "MR", "PT")
 _EXECUTABLE = (b"MZ", b"\x7fELF", b"\xcf\xfa\xed\xfe", b"\xce\xfa\xed\xfe")
 _IDENTITY = ("PatientID", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "Modality", "NumberOfFrames")
@@ -117,7 +117,7 @@ def read_dicom_radiograph(path: Path, *, any_modality: bool = False) -> np.ndarr
 
     header = _parse(path)
     modality, photometric = header.get("Modality", ""), header.get("PhotometricInterpretation", "")
-    known = any_modality or modality in _RADIOGRAPHY
+    known = any_modality or modality in RADIOGRAPHY
     if not known or photometric not in ("MONOCHROME1", "MONOCHROME2"):
         raise ImageError(
             f"{path}: modality {modality!r}, {photometric!r}; a radiograph is CR, DX, RG or DR in MONOCHROME1 or 2"

@@ -20,6 +20,7 @@ __all__ = [
     "format_of",
     "image_files",
     "named_format",
+    "scan_paths",
     "series_folders",
     "volume_paths",
 ]
@@ -126,6 +127,17 @@ def slice_folders(files: Mapping[Path, Format]) -> dict[Path, list[Path]]:
         where: [path for path in paths if modality_of(path) in SCANS] for where, paths in series_folders(files).items()
     }
     return {where: paths for where, paths in own.items() if len(paths) > 1}
+
+
+def scan_paths(files: Mapping[Path, Format]) -> list[Path]:
+    """`volume_paths` without the folders that hold nothing but radiographs, which are counted in the log."""
+    from medvl_imaging.readers.dicom import RADIOGRAPHY, modality_of
+
+    folders = series_folders(files)
+    films = {where for where, own in folders.items() if all(modality_of(path) in RADIOGRAPHY for path in own)}
+    if films:
+        logger.info("folders of radiographs, passed over as they are no scans: %d", len(films))
+    return [path for path in volume_paths(files) if path not in films]
 
 
 def volume_paths(files: Mapping[Path, Format]) -> list[Path]:
