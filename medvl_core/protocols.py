@@ -19,11 +19,16 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AlignmentBatch",
+    "Classifies",
     "Dataset",
     "Encoder",
     "EncoderOutput",
     "Evaluator",
+    "Learns",
     "LossOutput",
+    "Predicts",
+    "ReadsTexts",
+    "Scores",
     "TextEncoder",
     "TextSource",
     "TokenBatch",
@@ -100,7 +105,6 @@ class Encoder(Protocol):
 
     def __call__(self, x: Any) -> EncoderOutput:
         """Volume ``B C X Y Z``, radiograph ``B C H W`` or ``TokenBatch`` → tokens."""
-        ...
 
 
 @runtime_checkable
@@ -109,7 +113,6 @@ class TextEncoder(Encoder, Protocol):
 
     def tokenize(self, texts: Sequence[str]) -> TokenBatch:
         """Texts → padded token ids, on the CPU."""
-        ...
 
 
 @runtime_checkable
@@ -118,7 +121,6 @@ class TextSource(Protocol):
 
     def texts(self, studies: Sequence[Study], rng: np.random.Generator) -> list[str]:
         """One non-empty text per study, deterministic in ``rng``."""
-        ...
 
 
 @runtime_checkable
@@ -130,42 +132,79 @@ class Evaluator(Protocol):
     NaN = unknown; or absent), perhaps ``"voxel_counts"`` (B arrays, `medvl_core.engine.masks.voxel_counts`), and
     perhaps ``"prompt_embeddings"`` (``"positive"`` and ``"negative"`` → ``C E``) in place of a text tower.
 
-    An evaluator that learns from other studies also has ``train``, their loader or ``None``, and ``learn(outputs)``,
-    which is given their outputs before each pass and which ``reset`` does not undo.
+    What it can do beyond, it says by the members of `Classifies`, `Scores`, `Predicts`, `Learns` or `ReadsTexts`.
     """
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
         """The metrics of this instance by their full names."""
-        ...
 
     def reset(self) -> None:
         """Forget everything collected."""
-        ...
 
     def update(self, outputs: Mapping[str, Any]) -> None:
         """Collect one batch."""
-        ...
 
     def compute(self) -> dict[str, float]:
         """Metrics over everything collected, by their full names."""
-        ...
 
     def intervals(self, n_resamples: int = 1000, seed: int = 0, level: float = 0.95) -> dict[str, tuple[float, float]]:
         """Bootstrap interval of each metric that has one; subjects are drawn whole."""
-        ...
 
     def chance(self) -> dict[str, float]:
         """What guessing would give on the studies collected."""
-        ...
 
     def tables(self, n_resamples: int = 1000, seed: int = 0, level: float = 0.95) -> dict[str, pd.DataFrame]:
         """File stem → table."""
-        ...
 
     def figures(self, folder: str | Path, n_resamples: int = 1000, seed: int = 0, level: float = 0.95) -> list[Path]:
         """Draw into ``folder``; the paths written."""
-        ...
+
+
+@runtime_checkable
+class Classifies(Protocol):
+    """Ability: it is fed labels ``B C``, of these ``classes``; ``baseline/external`` can wrap it."""
+
+    classes: tuple[str, ...]
+
+
+@runtime_checkable
+class Scores(Classifies, Protocol):
+    """Ability: it scores studies by class; ``baseline/subgroups`` can wrap it."""
+
+    def predictions(self) -> Any:
+        """`medvl_evaluation.predictions.Predictions` of the studies collected."""
+
+
+@runtime_checkable
+class Predicts(Scores, Protocol):
+    """Ability: its score of a study needs no label and no other study: inference, thresholds of validation studies.
+
+    ``stem`` names its table, ``<stem>_predictions``; ``prompts`` are its texts: side → those of each class.
+    """
+
+    stem: str
+    prompts: Mapping[str, Sequence[Sequence[str]]]
+
+    def predict(self, embeddings: Mapping[str, Tensor]) -> np.ndarray:
+        """Modality → ``N E`` to probabilities ``N C``; NaN where a study cannot be judged."""
+
+
+@runtime_checkable
+class Learns(Protocol):
+    """Ability: it learns from other studies, those of the loader ``train``; ``None``: from none."""
+
+    train: Any
+
+    def learn(self, outputs: Sequence[Mapping[str, Any]]) -> None:
+        """Their outputs, before each pass of a network; ``reset`` does not undo it."""
+
+
+@runtime_checkable
+class ReadsTexts(Protocol):
+    """Ability: it embeds texts by ``embed_text``, settable. A network that has one lends it to evaluators."""
+
+    embed_text: Any
 
 
 @runtime_checkable
@@ -176,4 +215,3 @@ class Dataset(Protocol):
 
     def studies(self, split: Literal["train", "validation", "test"]) -> Iterable[Study]:
         """The studies of a split, in a stable order; no subject is in two splits."""
-        ...

@@ -21,8 +21,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from medvl_core.engine.masks import voxel_counts
+from medvl_core.protocols import Classifies, Predicts, Scores
 from medvl_core.specs import Metric
-from medvl_core.testing.harness import Subject, require, rng_untouched
+from medvl_core.testing.harness import Subject, require, require_close, rng_untouched
 
 __all__ = ["CHECKS"]
 
@@ -31,7 +32,7 @@ _MODALITIES = ("ct", "cxr", "mri", "report")
 
 
 def _classes(evaluator: Any) -> int:
-    return len(getattr(evaluator, "classes", ("one", "two")))
+    return len(evaluator.classes) if isinstance(evaluator, Classifies) else 2
 
 
 def _labels(classes: int, exclusive: bool = False) -> Tensor:
@@ -60,7 +61,7 @@ def _outputs(evaluator: Any, *, perfect: bool, labels: Tensor | None = None) -> 
     prompts: dict[str, Any] = {"positive": axes, "negative": -axes}
     if regions := getattr(evaluator, "regions", ()):
         embeddings["ct_regions"] = _region_rows(
-            labels if hasattr(evaluator, "classes") else None, len(regions), perfect
+            labels if isinstance(evaluator, Classifies) else None, len(regions), perfect
         )
         prompts["regions"] = torch.eye(len(regions), axes.shape[1])
     if wordings := getattr(evaluator, "wordings", ()):
@@ -206,6 +207,26 @@ def class_without_positives(subject: Subject) -> None:
             require(math.isnan(nothing[name]), subject, f"{name} is {nothing[name]} without any positive, not NaN")
 
 
+def abilities(subject: Subject) -> None:
+    """Scores are those of the studies given; what predicts says the same of embeddings alone; what learns has both
+    ``train`` and ``learn``."""
+    evaluator = subject.build()
+    both = hasattr(evaluator, "train") == hasattr(evaluator, "learn")
+    require(both, subject, "it has one of train and learn; an evaluator that learns from other studies needs both")
+    if not isinstance(evaluator, Scores):
+        return
+    outputs = _outputs(evaluator, perfect=True)
+    _compute(evaluator, outputs)
+    scored = evaluator.predictions()
+    same = tuple(scored.classes) == tuple(evaluator.classes) and set(scored.study_id) <= set(outputs["study_id"])
+    require(same, subject, "predictions() is of other classes or studies than it was given")
+    if isinstance(evaluator, Predicts):
+        told = torch.as_tensor(evaluator.predict(outputs["embeddings"]))
+        require(bool(((told >= 0) & (told <= 1)).all()), subject, "predict gives something else than probabilities")
+        expected = torch.as_tensor(scored.probabilities)
+        require_close(told, expected, subject, "predict and predictions differ on the same embeddings")
+
+
 def global_rng(subject: Subject) -> None:
     """The global random states stay as they are."""
     with rng_untouched(subject, "building and running it"):
@@ -214,4 +235,4 @@ def global_rng(subject: Subject) -> None:
         evaluator.intervals(n_resamples=20, seed=1)
 
 
-CHECKS = (names, reports, perfect_is_one, split_updates, reset_forgets, class_without_positives, global_rng)
+CHECKS = (names, reports, perfect_is_one, split_updates, reset_forgets, class_without_positives, abilities, global_rng)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from medvl_baseline.label_map import merge_labels, read_label_map
+from medvl_core.protocols import Classifies
 from medvl_core.specs import Metric
 from medvl_evaluation.evaluators.collected import check_prefix
 
@@ -21,6 +22,9 @@ __all__ = ["ExternalValidation"]
 class ExternalValidation:
     """Gives an evaluator the labels of another data set in its own terms, and puts a prefix before its results.
 
+    What the evaluator can do beyond judging it is asked for itself (`medvl_evaluation.abilities.Wraps`): predictions
+    have the merged labels, and studies that it learns from carry its own classes.
+
     Args:
         evaluator: What judges, e.g. `ZeroShot` or `LinearProbe` with ``scheme="train"``; its classes are the targets.
         columns: Label columns of the evaluated data set, in order.
@@ -30,13 +34,14 @@ class ExternalValidation:
         prefix: Put before the names of metrics and tables.
 
     Raises:
-        ValueError: If the map is unusable, or a class cannot be made from the columns.
+        ValueError: If the evaluator has no classes, the map is unusable, or a class cannot be made from the columns.
     """
 
     def __init__(self, evaluator: Any, columns: Sequence[str], label_map: str | Path, prefix: str = "external") -> None:
-        if not hasattr(evaluator, "classes"):
+        if not isinstance(evaluator, Classifies):
             raise ValueError(f"ExternalValidation: {type(evaluator).__name__} has no classes to map labels to")
-        self.evaluator, self.columns = evaluator, tuple(columns)
+        self.evaluator: Any = evaluator
+        self.columns = tuple(columns)
         self.prefix = check_prefix("ExternalValidation", prefix)
         self.label_map = read_label_map(label_map)
         try:  # now, not after the pass
@@ -56,21 +61,12 @@ class ExternalValidation:
         return self.columns
 
     @property
-    def train(self) -> Any:
-        """The loader of the studies that the evaluator learns from, or ``None``; their labels are its own classes."""
-        return getattr(self.evaluator, "train", None)
-
-    @property
     def metrics(self) -> tuple[Metric, ...]:
         """The evaluator's, under the prefix."""
         return tuple(
             Metric(name=f"{self.prefix}/{metric.name}", unit=metric.unit, higher_is_better=metric.higher_is_better)
             for metric in self.evaluator.metrics
         )
-
-    def learn(self, outputs: Any) -> None:
-        """Hand the studies to learn from to the evaluator."""
-        self.evaluator.learn(outputs)
 
     def reset(self) -> None:
         """Forget everything collected."""
@@ -111,10 +107,6 @@ class ExternalValidation:
         """The evaluator's, renamed."""
         paths = self.evaluator.figures(folder, n_resamples, seed, level)
         return [path.rename(path.with_name(f"{self.prefix}_{path.name}")) for path in paths]
-
-    def predictions(self) -> Any:
-        """The evaluator's."""
-        return self.evaluator.predictions()
 
     def _mapped(self, labels: torch.Tensor) -> torch.Tensor:
         merged = merge_labels(labels.double().numpy(), self.columns, self.evaluator.classes, self.label_map)

@@ -10,11 +10,10 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from medvl_core.engine.weights import WeightsError, load_state, read_checkpoint
-from medvl_ct_glip.volume_encoders import SegmentingEncoder
 
 __all__ = ["load_nnunet", "load_unimiss"]
 
@@ -29,8 +28,8 @@ _NUMPY_SCALARS = [
 ]
 
 
-def load_nnunet(encoder: SegmentingEncoder, path: Path | str) -> None:
-    """Load ``checkpoint_final.pth`` of nnU-Net v2 into an encoder built with the same plans and classes.
+def load_nnunet(network: nn.Module, path: Path | str) -> None:
+    """Load ``checkpoint_final.pth`` of nnU-Net v2 into a network built with the same plans and classes.
 
     Raises:
         WeightsError: If the file has no ``network_weights``, or a tensor is missing, unexpected or mis-shaped.
@@ -40,13 +39,11 @@ def load_nnunet(encoder: SegmentingEncoder, path: Path | str) -> None:
     state = _entry(content, "network_weights", path)
     for prefix in ("module.", "_orig_mod."):  # DistributedDataParallel, torch.compile
         state = {key.removeprefix(prefix): value for key, value in state.items()}
-    load_state(encoder.network, state, path)
+    load_state(network, state, path)
 
 
-def load_unimiss(
-    encoder: SegmentingEncoder, path: Path | str, branch: Literal["student", "teacher"] = "student"
-) -> None:
-    """Load ``UniMiss_small.pth`` into a MiT encoder.
+def load_unimiss(network: nn.Module, path: Path | str, branch: Literal["student", "teacher"] = "student") -> None:
+    """Load ``UniMiss_small.pth`` into a MiT.
 
     What the file has not stays as it is: the segmentation heads and the last stage of the decoder, which makes the
     features. The file holds a network for 2D and 3D: names with "2D" are left out, "3D" is cut from the others, and
@@ -58,14 +55,14 @@ def load_unimiss(
     """
     content = _entry(read_checkpoint(path), branch, path)
     prefix = _PREFIXES[branch]
-    own = encoder.network.state_dict()
+    own = network.state_dict()
     state = {key: value for key, value in own.items() if any(fnmatchcase(key, pattern) for pattern in _FRESH)}
     logger.info("%s: has none of %s, which start fresh", path, ", ".join(state))
     for key, value in content.items():
         if key.startswith(prefix) and "2D" not in key and "cls_tokens" not in key:
             name = key.removeprefix(prefix).replace("3D", "")
             state[name] = _positions(value, own.get(name)) if "pos_embed" in name or "PosEmbed" in name else value
-    load_state(encoder.network, state, path)
+    load_state(network, state, path)
 
 
 def _entry(content: Any, name: str, path: Path | str) -> dict[str, Tensor]:

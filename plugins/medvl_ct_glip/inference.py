@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import logging
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,7 +15,7 @@ import torch
 from scipy.special import expit
 from torch import Tensor
 
-from medvl_core.engine.files import read_text, write_csv, write_text
+from medvl_core.engine.files import read_text, write_csv
 from medvl_core.study import Study
 from medvl_ct_glip.abnormalities import Abnormality, prompt_pair, question
 from medvl_ct_glip.figures import heat_map, overlay
@@ -27,7 +26,9 @@ from medvl_ct_glip.regions.data import RegionDataset
 from medvl_ct_glip.regions.texts import spoken
 from medvl_ct_glip.regions.volumes import RegionVolumes
 from medvl_ct_glip.regions.windows import ScanEmbedding
+from medvl_evaluation.inference import predict_each, write_record
 from medvl_imaging.readers import FileSource
+from medvl_imaging.readers.listing import bare_name, image_files, scan_paths
 
 __all__ = ["OrganPrediction", "read_thresholds", "scan_study"]
 
@@ -48,7 +49,7 @@ def scan_study(
     """A CT and its organ masks; masks that are not given are made by TotalSegmentator when its weights are here.
 
     Args:
-        input: NIfTI or NRRD file, or the folder of a DICOM series.
+        input: NIfTI or NRRD file, or a folder that holds one or the DICOM series, at any depth.
         regions: Structures the model knows.
         folder: Receives masks that are made.
         masks: A label map, or a folder with a file per organ, on the grid of the CT.
@@ -59,7 +60,7 @@ def scan_study(
         merge: Structures that count to a region, read beside ``regions``: see `RegionVolumes`.
 
     Raises:
-        ValueError: If ``input`` is not given.
+        ValueError: If ``input`` is not given, or its folder holds several scans.
         FileNotFoundError: If there is no such CT or mask; ``WeightsMissingError`` names what to fetch when masks are
             not given and cannot be made.
     """
@@ -69,13 +70,25 @@ def scan_study(
     for given in (path, *([Path(masks)] if masks is not None else [])):
         if not given.exists():
             raise FileNotFoundError(f"{given}: there is no such file or folder")
-    name = path.name.removesuffix(".gz").removesuffix(".nii").removesuffix(".nrrd")
+    path = _only_scan(path)
+    name = bare_name(path)
     study = Study(study_id=name, subject_id=name, scan_id=name, images={"ct": FileSource(path, "volume")})
     if masks is None:
         found = weights_folder(mask_weights, mask_speed)
         row = MakeMasks(Path(folder), found, mask_speed, device)(study)
         masks, mask_names = Path(folder) / str(row["masks"]), "ts_v2_117"
     return with_regions(study, masks, region_set(list(regions)).plus(merge), mask_names)
+
+
+def _only_scan(path: Path) -> Path:
+    """The file or folder itself, or the one scan below it."""
+    found = scan_paths(image_files(path)) if path.is_dir() else [path]
+    if path in found or not found:  # nothing there: the reader says so
+        return path
+    if len(found) > 1:
+        names = ", ".join([str(scan.relative_to(path)) for scan in found[:3]] + ["..."] * (len(found) > 3))
+        raise ValueError(f"{path}: holds {len(found)} scans ({names}); give one as input")
+    return found[0]
 
 
 class OrganPrediction:
@@ -127,19 +140,27 @@ class OrganPrediction:
         Raises:
             MaskError: If the masks are none of this CT, or no region is visible; the network has not run then.
         """
-        item = RegionDataset([self.study], self.volumes, min_voxels=self.min_voxels)[0]
+        self.scans.to(self.device).eval()
+        return predict_each([self.study], self._embed, self._write)
+
+    def _embed(self, study: Study) -> tuple[dict[str, Any], Tensor]:
+        """The standardised scan, and ``R E``."""
+        item = RegionDataset([study], self.volumes, min_voxels=self.min_voxels)[0]
         if not item["region_visible"].any():
             raise MaskError(
-                f"{self.study.study_id}: none of the {len(self.volumes.names)} regions has {self.min_voxels} voxels of "
+                f"{study.study_id}: none of the {len(self.volumes.names)} regions has {self.min_voxels} voxels of "
                 f"{self.volumes.input.spacing_mm} mm; give masks of more of the body, or lower min_voxels"
             )
-        keys = ("ct", "regions", "region_visible")
-        self.scans.to(self.device).eval()
-        output = self.scans({key: item[key][None].to(self.device) for key in keys})
-        rows = output.embeddings["ct_regions"][0].cpu()
+        output = self.scans({key: item[key][None].to(self.device) for key in ("ct", "regions", "region_visible")})
+        return item, output.embeddings["ct_regions"][0].cpu()
+
+    def _write(
+        self, found: Mapping[str, tuple[dict[str, Any], Tensor]], refused: Mapping[str, str]
+    ) -> list[dict[str, Any]]:
+        ((item, rows),) = found.values()
         voxels = np.bincount(item["regions"].numpy().reshape(-1), minlength=len(self.volumes.names) + 1)[1:]
         table = [row for prompt in self.prompts for row in self._judge(prompt, rows, voxels)]
-        self._write(table)
+        self._write_table(table)
         self._draw(item, rows, table)
         return table
 
@@ -162,12 +183,11 @@ class OrganPrediction:
             )  # fmt: skip
         return found
 
-    def _write(self, table: Sequence[dict[str, Any]]) -> None:
+    def _write_table(self, table: Sequence[dict[str, Any]]) -> None:
         columns = list(table[0]) if table else ["organ"]
         write_csv(self.folder / "organs.csv", columns, [list(row.values()) for row in table])
-        note = "research use only; probabilities are not calibrated; thresholds: best F1 on validation scans"
-        content = {"study": self.study.study_id, "rows": list(table), "note": note}
-        write_text(self.folder / "organs.json", json.dumps(content, indent=1))
+        notes = ("probabilities are not calibrated", "thresholds: best F1 on validation scans")
+        write_record(self.folder / "organs.json", {"study": self.study.study_id, "rows": list(table)}, *notes)
         seen = [row for row in table if row["probability"] is not None]
         for row in sorted(seen, key=lambda row: (not row["reached"], -row["probability"]))[:5]:
             least = "none" if row["threshold"] is None else f"{row['threshold']:.3f}"

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import csv
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,10 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import find_objects
 
+from medvl_core.engine.files import write_csv
 from medvl_core.errors import EXIT_DATA, MedvlError
 from medvl_core.study import Image, Study
+from medvl_imaging.scale import Journal, map_studies
 
-__all__ = ["CHECKS_VERSION", "CheckRegions", "MaskError", "RegionCheck", "check_mask", "check_regions"]
+__all__ = ["CHECKS_VERSION", "MaskError", "RegionCheck", "check_mask", "check_regions", "write_checks"]
+
+logger = logging.getLogger(__name__)
 
 CHECKS_VERSION = 2
 """Of what `check_mask` refuses. A new number makes stored volumes be checked, and made, again."""
@@ -129,27 +134,54 @@ def check_regions(study: Study, required: Sequence[str] = ()) -> dict[str, Regio
     return checks
 
 
-@dataclass(frozen=True)
-class CheckRegions:
-    """``check_regions`` as a function for ``medvl_imaging.scale.map_studies``: problems of every region as a record.
+def write_checks(
+    studies: Mapping[str, Sequence[Study]], folder: str | Path, required: Sequence[str] = (), workers: int = 2
+) -> Path:
+    """Check the masks of all studies and write ``masks.csv``: split, study, region, voxels, volume in ml, problem.
+
+    A study that `check_regions` refuses has one row, without a region. Its folder ``mask_checks`` keeps what is done:
+    the next run looks at new and changed masks only.
 
     Args:
+        studies: Split → studies with regions.
+        folder: Receives both.
         required: Regions that must be there.
+        workers: Processes; 0 works in this one.
+
+    Raises:
+        MaskError: If a study was refused: after the table is written. The message starts with the first.
     """
+    split_of = {study.study_id: split for split, part in studies.items() for study in part}
+    journal = Journal(Path(folder) / "mask_checks", f"check regions {CHECKS_VERSION} {tuple(required)}")
+    report = map_studies(
+        partial(_record, required=tuple(required)),
+        [study for part in studies.values() for study in part],
+        journal,
+        workers=workers,
+        version=_masks_of,
+        description="Checking masks",
+    )
+    found = [(s, name, *check.values()) for s, checks in report.records.items() for name, check in checks.items()]
+    lines = [*found, *((study, "", "", "", reason) for study, reason in report.failed.items())]
+    columns = ("split", "study", "region", "voxels", "volume_ml", "problem")
+    table = write_csv(Path(folder) / "masks.csv", columns, [(split_of[line[0]], *line) for line in lines])
+    noted = sum(bool(line[-1]) for line in found)
+    logger.info("%d studies, %d regions with a problem → %s", len(report.records), noted, table)
+    if report.failed:
+        study, reason = next(iter(report.failed.items()))
+        raise MaskError(f"{study}: {reason.removeprefix(f'{study}: ')} ({len(report.failed)} refused, all in {table})")
+    return table
 
-    required: tuple[str, ...] = ()
 
-    def __call__(self, study: Study) -> dict[str, Any]:
-        """Region → voxels, volume and problem.
+def _record(study: Study, required: tuple[str, ...]) -> dict[str, dict[str, Any]]:
+    return {name: asdict(check) for name, check in check_regions(study, required).items()}
 
-        Raises:
-            MaskError: As ``check_regions``.
-        """
-        return {name: asdict(check) for name, check in check_regions(study, self.required).items()}
 
-    def task(self) -> str:
-        """What the records depend on besides the study."""
-        return f"check regions {CHECKS_VERSION} {self.required}"
+def _masks_of(study: Study) -> str:
+    try:
+        return study.regions.fingerprint() if study.regions is not None else ""
+    except (ValueError, OSError) as error:  # the check will say so
+        return str(error)
 
 
 def _memory_order(array: NDArray[Any]) -> list[int]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,11 +20,11 @@ from medvl_core.study import Image, ImageSource, Shared, Study
 from medvl_ct_glip.mask_checks import CHECKS_VERSION, MaskError, check_mask
 from medvl_ct_glip.region_sets import UNKNOWN, RegionSet, is_known, label_names, region_map, region_set
 from medvl_imaging.readers import FileSource, read_volume
+from medvl_imaging.readers.listing import bare_name, format_of, named_format
 
 __all__ = ["MaskError", "MaskedDataset", "RegionMask", "with_regions"]
 
 _GRID_MM = 0.1  # tools round affines to about 1e-3 mm; a mask that is 1 mm off belongs to another resampling
-_SUFFIX = re.compile(r"\.nii(\.gz)?$|\.nrrd$")
 
 
 @dataclass(frozen=True)
@@ -89,7 +88,8 @@ class RegionMask:
     def _files(self) -> list[tuple[Path, int]]:
         """Mask files of wanted structures with their region ids."""
         ids = {name: number for number, name in self.regions.by_id.items()}
-        named = {p: _SUFFIX.sub("", p.name) for p in sorted(self.path.iterdir()) if _SUFFIX.search(p.name)}
+        files = [path for path in sorted(self.path.iterdir()) if named_format(path.name) in ("nifti", "nrrd")]
+        named = {path: bare_name(path) for path in files}
         strange = [path.name for path, name in named.items() if not is_known(name, self.regions)]
         if strange or not named:
             what = f"{', '.join(strange[:5])} name no structure" if strange else "no masks in this folder"
@@ -195,7 +195,7 @@ def _on_grid(path: Path, shape: tuple[int, ...], affine: np.ndarray) -> np.ndarr
 
 def _label_table(path: Path) -> dict[int, str]:
     """The label table in a NIfTI's header extension, which TotalSegmentator writes."""
-    extensions = nib.load(path).header.extensions if _SUFFIX.search(path.name)[0] != ".nrrd" else []  # type: ignore
+    extensions = nib.load(path).header.extensions if format_of(path) == "nifti" else []
     for extension in extensions:
         content = extension.get_content()
         text = content if isinstance(content, str) else bytes(content).decode("utf-8", "replace")

@@ -14,7 +14,8 @@ from medvl_core.engine.files import write_csv
 from medvl_core.specs import Metric
 from medvl_ct_glip.abnormalities import prompt_pair, question, read_abnormalities
 from medvl_ct_glip.figures import heat_map, radar
-from medvl_ct_glip.region_rows import RegionRows
+from medvl_ct_glip.region_rows import RegionRows, visible_regions
+from medvl_ct_glip.regions.texts import spoken
 from medvl_evaluation.metrics import (
     areas_statistic,
     auprc,
@@ -108,6 +109,16 @@ class OrganAbnormality:
         left_out = Metric(name=f"{self.prefix}/classes_left_out", unit="classes", higher_is_better=False)
         return (*(Metric(name=f"{self.prefix}/{name}") for name in self._names), left_out)
 
+    @property
+    def prompts(self) -> dict[str, list[list[str]]]:
+        """``"positive"`` and ``"negative"`` → the texts of every abnormality."""
+        told = [[one.format(abnormality=row.name, organ=row.organ) for one in self.abnormal] for row in self.table]
+        organs = [[name for name in row.regions if name in self.regions] for row in self.table]
+        return {
+            "positive": told,
+            "negative": [[self.normal.format(organ=spoken(n)) for n in names] for names in organs],
+        }
+
     def reset(self) -> None:
         """Forget everything collected."""
         self._rows = RegionRows("OrganAbnormality", self.image, len(self.regions), len(self.label_names))
@@ -195,22 +206,35 @@ class OrganAbnormality:
         ids = (self._rows.ids["study_id"], self._rows.ids["subject_id"])
         return Predictions(*ids, self.classes, labels, scores, expit(scores))
 
+    def predict(self, embeddings: Mapping[str, Tensor]) -> np.ndarray:
+        """Probability of every abnormality, ``N C``; NaN where no region of its organ is visible.
+
+        Args:
+            embeddings: With ``"<image>_regions"``, ``N R E``.
+        """
+        scores = self._scores_of(embeddings[f"{self.image}_regions"].detach().float().cpu())
+        return np.where(np.isfinite(scores), expit(scores), np.nan)
+
     def _judged(self) -> tuple[np.ndarray, np.ndarray]:
         """Labels and scores ``N C``; unknown where no region of the organ is visible."""
         if self._found is None:
-            rows, visible = self._rows.embeddings().double(), self._rows.visible()
             columns = [self.label_names.index(row.label) for row in self.table]
-            labels = self._rows.labels()[:, columns]
-            scores = np.full(labels.shape, -np.inf)
-            for place, row in enumerate(self.table):
-                for region in (name for name in row.regions if name in self.regions):
-                    r = self.regions.index(region)
-                    abnormal, normal = self._prompts_of(place, region)
-                    margin = (rows[:, r] @ (abnormal - normal).double()).numpy() * self.logit_scale
-                    scores[:, place] = np.maximum(scores[:, place], np.where(visible[:, r], margin, -np.inf))
+            labels, scores = self._rows.labels()[:, columns], self._scores_of(self._rows.embeddings())
             seen = np.isfinite(scores)
             self._found = np.where(seen, labels, np.nan), np.where(seen, scores, 0.0)
         return self._found
+
+    def _scores_of(self, embeddings: Tensor) -> np.ndarray:
+        """``N R E`` → ``N C``; minus infinity where no region of the organ is visible."""
+        rows, visible = embeddings.double(), visible_regions(embeddings)
+        scores = np.full((len(rows), len(self.table)), -np.inf)
+        for place, row in enumerate(self.table):
+            for region in (name for name in row.regions if name in self.regions):
+                r = self.regions.index(region)
+                abnormal, normal = self._prompts_of(place, region)
+                margin = (rows[:, r] @ (abnormal - normal).double()).numpy() * self.logit_scale
+                scores[:, place] = np.maximum(scores[:, place], np.where(visible[:, r], margin, -np.inf))
+        return scores
 
     def _prompts_of(self, place: int, region: str) -> tuple[Tensor, Tensor]:
         if self._prompts is not None:

@@ -9,7 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["RegionRows"]
+__all__ = ["RegionRows", "visible_regions"]
+
+
+def visible_regions(embeddings: Tensor) -> np.ndarray:
+    """``N R E`` → ``N R``: regions with an embedding; those that were not seen are zero."""
+    return (embeddings.abs().sum(dim=2) > 0).numpy()  # type: ignore[no-any-return]
 
 
 class RegionRows:
@@ -72,7 +77,7 @@ class RegionRows:
 
     def visible(self) -> np.ndarray:
         """``N R``: regions with an embedding."""
-        return (self.embeddings().abs().sum(dim=2) > 0).numpy()
+        return visible_regions(self.embeddings())
 
     def labels(self) -> np.ndarray:
         """``N L``, NaN = unknown."""

@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from medvl_core.protocols import EncoderOutput
 from medvl_core.specs import ImageInput
+from medvl_ct_glip.checkpoints import load_nnunet, load_unimiss
 from medvl_ct_glip.mit import MIT_DEPTHS, MiT
 from medvl_ct_glip.plugin import BODY_CT
 
@@ -86,6 +87,7 @@ def build_nnunet(
     features: Sequence[int] = (32, 64, 128, 256, 320, 320),
     blocks: int = 2,
     first_stride: int = 1,
+    weights: str | Path | None = None,
 ) -> SegmentingEncoder:
     """PlainConvUNet as nnU-Net configures it.
 
@@ -98,9 +100,11 @@ def build_nnunet(
         blocks: Convolutions per stage without plans.
         first_stride: Of the first stage without plans; 2 halves the resolution of features and logits, at a quarter of
             the time.
+        weights: ``checkpoint_final.pth`` of nnU-Net v2, of the same plans and classes; ``None`` starts fresh.
 
     Raises:
         ValueError: If the plans have no 3d_fullres, or name a network other than nnU-Net's U-Nets.
+        WeightsError: If the weights are not there or do not fit, naming what is wrong.
     """
     from dynamic_network_architectures.architectures.unet import PlainConvUNet
 
@@ -126,6 +130,8 @@ def build_nnunet(
             deep_supervision=True,
         )
         network.apply(network.initialize)
+    if weights is not None:
+        load_nnunet(network, weights)
     width = network.encoder.output_channels[0]
     return SegmentingEncoder(network, _unet_maps, input=input, embed_dim=width, num_classes=num_classes)
 
@@ -136,11 +142,29 @@ def build_mit(
     size: Sequence[int] = BODY_CT.size,
     spacing_mm: Sequence[float] | None = BODY_CT.spacing_mm,
     num_classes: int = 105,
+    weights: str | Path | None = None,
+    branch: Literal["student", "teacher"] = "student",
 ) -> SegmentingEncoder:
-    """MiT of UniMiSS with its decoder; ``size`` (X, Y, Z) must divide by (32, 32, 16)."""
+    """MiT of UniMiSS with its decoder.
+
+    Args:
+        variant: Depth.
+        size: Patch (X, Y, Z); must divide by (32, 32, 16).
+        spacing_mm: Of the patch.
+        num_classes: With background.
+        weights: ``UniMiss_small.pth``, published for the variant ``"small"``; ``None`` starts fresh. The segmentation
+            heads and the last stage of the decoder always do.
+        branch: Which of the two networks in that file.
+
+    Raises:
+        ValueError: If there is no such variant, or the size does not divide.
+        WeightsError: If the weights are not there or do not fit, naming what is wrong.
+    """
     if variant not in MIT_DEPTHS:
         raise ValueError(f"MiT variant {variant!r} is none of {sorted(MIT_DEPTHS)}")
     network = MiT(tuple(size)[::-1], num_classes, MIT_DEPTHS[variant])
+    if weights is not None:
+        load_unimiss(network, weights, branch)
     input = _patch(size, spacing_mm)
     return SegmentingEncoder(network, _mit_maps, input=input, embed_dim=32, num_classes=num_classes)
 

@@ -19,6 +19,9 @@ from medvl_core.engine.job import prepare_batch
 from medvl_core.engine.loading import study_loader
 from medvl_core.engine.stage import Job
 from medvl_core.engine.tracking import track_evaluation
+from medvl_core.errors import OptionError
+from medvl_core.protocols import Evaluator, Learns, Predicts, ReadsTexts, Scores
+from medvl_evaluation.abilities import ability
 from medvl_evaluation.comparison import Comparison, Context, Estimate, compare, write_evaluation
 from medvl_evaluation.page import VALIDATION, CaseCollector, write_case_files, write_provenance, write_report
 from medvl_evaluation.predictions import Predictions
@@ -31,11 +34,18 @@ logger = logging.getLogger(__name__)
 def predict(
     network: nn.Module, dataloader: DataLoader[Any], evaluator: Any, device: torch.device | str = "cpu"
 ) -> Predictions:
-    """Scores of the loader's studies by one evaluator with ``predictions``, without files and figures."""
+    """Scores of the loader's studies by one evaluator, without files and figures.
+
+    Raises:
+        OptionError: If it does not score, before the network has run.
+    """
+    scoring = ability(evaluator, Scores)
+    if scoring is None:
+        raise OptionError(f"predict: {type(evaluator).__name__} has no predictions(); give one that scores studies")
     evaluator.reset()
     for batch in collect_outputs(network, dataloader, device):
         evaluator.update(batch)
-    found: Predictions = evaluator.predictions()
+    found: Predictions = scoring.predictions()
     return found
 
 
@@ -49,9 +59,8 @@ class Evaluation:
         networks: Row name → model, in the order of the table. The last one is judged; tables and figures are its own.
             One with ``embed_text`` (a trained text tower) lends it to the evaluators that embed prompts.
         dataloader: Held-out studies, in order.
-        evaluators: Evaluator plugins with ``intervals``, ``chance``, ``tables`` and ``figures``; ``None`` entries (a
-            disabled config item) are left out. One with a loader as its ``train`` is first given each network's outputs
-            for the studies of that loader, by ``learn(outputs)``: what a probe is fitted to.
+        evaluators: Evaluator plugins; ``None`` entries (a disabled config item) are left out. One that learns
+            (`medvl_core.protocols.Learns`) is first given each network's outputs for the studies of its loader.
         folder: Receives ``metrics.json``, ``comparison.md``, CSVs, figures and ``report.html``.
         n_resamples: Bootstrap resamples of subjects.
         bundle: The bundle's folder, for the report's header.
@@ -59,6 +68,7 @@ class Evaluation:
         against: The evaluation folder of another run on the same studies, for the report's paired tests.
 
     Raises:
+        OptionError: If one is no evaluator; the message names the members that it lacks.
         ValueError: If two evaluators report a metric of the same name.
     """
 
@@ -78,6 +88,12 @@ class Evaluation:
         self.networks = dict(networks)
         self.dataloader = dataloader
         self.evaluators = [evaluator for evaluator in evaluators if evaluator is not None]
+        for evaluator in self.evaluators:
+            if not isinstance(evaluator, Evaluator):
+                raise OptionError(
+                    f"Evaluation: {type(evaluator).__name__} lacks {', '.join(_lacking(evaluator))}; give an evaluator "
+                    "with all members of medvl_core.protocols.Evaluator"
+                )
         names = [metric.name for evaluator in self.evaluators for metric in evaluator.metrics]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"two evaluators report {', '.join(twice)}; give one of them a prefix of its own")
@@ -117,17 +133,15 @@ class Evaluation:
 
     def _use_text_tower(self, network: nn.Module) -> None:
         """A network with a text tower of its own is judged with that one; others with the evaluators' own."""
-        embed_text = getattr(network, "embed_text", None)
+        embed_text = network.embed_text if isinstance(network, ReadsTexts) else None
         for evaluator in self.evaluators:
-            while hasattr(evaluator, "evaluator"):  # what a subgroup or external evaluator wraps, perhaps one another
-                evaluator = evaluator.evaluator
-            if hasattr(evaluator, "embed_text"):
-                own = self._own_text.setdefault(id(evaluator), evaluator.embed_text)  # what it came with
-                evaluator.embed_text = own if embed_text is None else embed_text
+            if (reader := ability(evaluator, ReadsTexts)) is not None:
+                own = self._own_text.setdefault(id(reader), reader.embed_text)  # what it came with
+                reader.embed_text = own if embed_text is None else embed_text
 
     def _validation_predictions(self, network: nn.Module) -> dict[str, Any]:
-        """File stem → scores of the validation studies, of every evaluator that scores classes."""
-        scoring = [one for one in self.evaluators if hasattr(one, "predictions") and hasattr(one, "stem")]
+        """File stem → scores of the validation studies, of every evaluator that predicts."""
+        scoring: list[Any] = [one for one in self.evaluators if isinstance(one, Predicts)]
         if not self.validation or not scoring:
             return {}
         dataset = copy.copy(self.dataloader.dataset)  # the same images and labels, of other studies
@@ -143,12 +157,12 @@ class Evaluation:
     def _teach(self, network: nn.Module) -> None:
         outputs: dict[int, list[dict[str, Any]]] = {}
         for evaluator in self.evaluators:
-            loader = getattr(evaluator, "train", None)
-            if loader is None:
+            learner = ability(evaluator, Learns)
+            if learner is None or learner.train is None:
                 continue
-            if id(loader) not in outputs:  # probes of several kinds share one pass
-                outputs[id(loader)] = collect_outputs(network, loader, self.device)
-            evaluator.learn(outputs[id(loader)])
+            if (key := id(learner.train)) not in outputs:  # probes of several kinds share one pass
+                outputs[key] = collect_outputs(network, learner.train, self.device)
+            learner.learn(outputs[key])
 
     def _pass(self, network: nn.Module) -> dict[str, float]:
         collectors = [*self.evaluators, self._cases]
@@ -185,3 +199,8 @@ class Evaluation:
         if (tracking := self.job.tracking("evaluation")) is not None:
             track_evaluation(**tracking, folder=self.folder, manifest=self.job.manifest)
         logger.info("held-out evaluation, written to %s\n%s", path.parent, comparison.text())
+
+
+def _lacking(evaluator: Any) -> list[str]:
+    members = [name for name in vars(Evaluator) if not name.startswith("_")]
+    return [name for name in members if not hasattr(evaluator, name)]

@@ -15,13 +15,8 @@ from medvl_baseline.datasets.image_table import ImageTable
 from medvl_core.study import ImageSource
 from medvl_evaluation.splits.folds import Folds
 from medvl_imaging.readers import FileSource
-from medvl_imaging.readers.dicom import is_dicom
 
-__all__ = ["classed_table", "existing", "image_files", "row", "series_folders", "volume_files"]
-
-_IMAGES = (".png", ".jpg", ".jpeg", ".dcm", ".dicom")
-_VOLUMES = (".nii", ".nii.gz", ".nrrd")
-_DICOM = (".dcm", ".dicom", ".ima")
+__all__ = ["classed_table", "existing", "row"]
 
 
 def row(
@@ -100,34 +95,6 @@ def existing(paths: Iterable[str]) -> Iterator[str]:
         if folder not in listed:
             listed[folder] = set(os.listdir(folder)) if os.path.isdir(folder) else set()
         yield path if name in listed[folder] else ""
-
-
-def image_files(folder: Path) -> list[Path]:
-    """PNG, JPEG and DICOM files at any depth, sorted."""
-    return [path for path in _files(folder) if path.name.lower().endswith(_IMAGES)]
-
-
-def volume_files(folder: Path) -> list[Path]:
-    """NIfTI and NRRD files and folders of DICOM files at any depth, sorted."""
-    files = [path for path in _files(folder) if path.name.lower().endswith(_VOLUMES)]
-    return sorted([*files, *series_folders(folder)])
-
-
-def series_folders(folder: Path) -> dict[Path, list[Path]]:
-    """Folders at any depth that hold DICOM files, sorted, with those files."""
-    found: dict[Path, list[Path]] = {}
-    for path in _files(folder):
-        name = path.name.lower()
-        if name != "dicomdir" and (name.endswith(_DICOM) or (not path.suffix and is_dicom(path))):
-            found.setdefault(path.parent, []).append(path)
-    return found
-
-
-def _files(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{folder}: no such folder; give the folder of the set")
-    walked = os.walk(folder, followlinks=True)
-    return sorted(Path(where) / name for where, _, names in walked for name in names if name[0] != ".")
 
 
 def _file(kind: Any, path: str) -> ImageSource:

@@ -12,8 +12,9 @@ from typing import Literal
 from medvl_baseline.datasets.image_table import ImageTable
 from medvl_core.errors import did_you_mean
 from medvl_evaluation.splits.folds import Folds, with_folds
+from medvl_imaging.readers.listing import image_files, volume_paths
 from medvl_radclip.captions import parse_name
-from medvl_radclip.classed import classed_table, image_files, row, volume_files
+from medvl_radclip.classed import classed_table, row
 
 __all__ = ["build_class_folders", "build_class_volumes", "build_crystal_clean"]
 
@@ -34,6 +35,14 @@ _CRYSTAL = {
     "M": ("Meningioma", "meningioma tumor"),
     "P": ("Pituitary", "pituitary tumor"),
 }
+
+
+def _pictures(folder: Path) -> list[Path]:
+    return [path for path, kind in image_files(folder).items() if kind in ("picture", "dicom")]
+
+
+def _volumes(folder: Path) -> list[Path]:
+    return volume_paths(image_files(folder))
 
 
 @with_folds()
@@ -89,10 +98,10 @@ def _class_files(
     return classed_table(folder, rows, folds=folds, kind=kind, official=official)
 
 
-build_class_folders = partial(_class_files, image_files, "picture")
+build_class_folders = partial(_class_files, _pictures, "picture")
 """Images (PNG, JPEG, DICOM) at any depth, see ``_class_files``."""
 
-build_class_volumes = partial(_class_files, volume_files, "scan")
+build_class_volumes = partial(_class_files, _volumes, "scan")
 """Volumes (NIfTI, NRRD, folders of one DICOM series) at any depth: CT, MR or PET in their own units."""
 
 
@@ -119,7 +128,7 @@ def build_crystal_clean(
     """
     folder = Path(folder)
     rows = []
-    for path in image_files(folder):
+    for path in _pictures(folder):
         parts = re.fullmatch(r"([NGMP])_(\d+)(?:_([A-Z_]+?)_?)?", path.stem)
         if parts is None:
             raise ValueError(f"{path}: not named like N_1.jpg or G_12_VF_.jpg; remove it or use radclip/class_folders")

@@ -12,11 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medvl_core.engine.files import atomic, read_text, safe_name, write_csv
+from medvl_core.engine.files import atomic, read_text, write_csv
 from medvl_core.study import Study
 from medvl_evaluation.drawing import save_png, sheet
+from medvl_evaluation.inference import figure_path, found_files, predict_each
 from medvl_imaging.readers import FileSource
-from medvl_imaging.readers.dicom import is_dicom
+from medvl_imaging.readers.listing import Format, format_of, slice_folders
 
 if TYPE_CHECKING:
     from medvl_core.engine.alignment import Tower
@@ -26,27 +27,21 @@ __all__ = ["Ranked", "TextRanking", "image_or_volume_studies", "read_texts", "sl
 
 logger = logging.getLogger(__name__)
 
-_PICTURES = (".png", ".jpg", ".jpeg")
-_VOLUMES = (".nii", ".nii.gz", ".nrrd")
-
 
 def image_or_volume_studies(path: str | Path) -> list[Study]:
-    """One study per image: ``"image"`` for PNG, JPEG and DICOM files, ``"volume"`` for NIfTI, NRRD and DICOM folders.
+    """One study per image: ``"image"`` for PNG, JPEG and DICOM files, ``"volume"`` for NIfTI, NRRD and DICOM series.
 
     Args:
-        path: A file, the folder of a DICOM series, or a folder of images.
+        path: A file, the folder of a series, or a folder that is searched for all of these. DICOM files of one folder
+            are a series if they are CT, MR or PET and more than one.
 
     Raises:
         FileNotFoundError: If there is no such file, or nothing of these kinds in the folder.
     """
-    path = Path(path)
-    if path.is_dir() and not any(_is_dicom(file) for file in path.iterdir()):
-        found = [file for file in sorted(path.rglob("*")) if file.name.lower().endswith((*_PICTURES, *_VOLUMES))]
-    else:
-        found = [path] if path.exists() else []
+    found = found_files(path, _images)
     if not found:
         raise FileNotFoundError(f"{path}: no image here; give a PNG, JPEG, DICOM, NIfTI or NRRD file or a DICOM folder")
-    return [_study(file, file.name if file == path else str(file.relative_to(path))) for file in found]
+    return [_study(file, name) for file, name in found.items()]
 
 
 def read_texts(path: str | Path) -> list[str]:
@@ -90,7 +85,7 @@ class TextRanking:
         rows: The same → how images are standardised.
         embed_text: ``embed_text(texts) -> P E`` of the model's text tower.
         texts: Candidates.
-        studies: From :func:`image_or_volume_studies`. One that cannot be used is logged with its reason.
+        studies: From :func:`image_or_volume_studies`. One that cannot be used is listed with its reason.
         folder: Receives ``ranking.csv``, ``embeddings.npz``, and for volumes ``slices.csv`` and ``<study>_slices.png``.
         device: Where the towers run.
         shown: Slices in a figure.
@@ -118,21 +113,10 @@ class TextRanking:
             Study id → what was found.
 
         Raises:
-            ValueError: If no image could be used; the message gives each one's reason.
+            RefusedInputs: If an image could not be used; the others are written. The message gives the reasons.
         """
         texts = self.embed_text(self.texts).float()
-        found: dict[str, Ranked] = {}
-        refused = []
-        for study in self.studies:
-            try:
-                found[study.study_id] = self._rank(study, texts)
-            except (ValueError, OSError) as error:  # what readers raise for a bad file
-                refused.append(str(error))
-                logger.error("%s", error)
-        if not found:
-            raise ValueError("; ".join(refused))
-        self._write(found)
-        return found
+        return predict_each(self.studies, lambda study: self._rank(study, texts), self._write)
 
     @torch.no_grad()
     def _rank(self, study: Study, texts: Tensor) -> Ranked:
@@ -153,7 +137,7 @@ class TextRanking:
         order = cosines.argsort(descending=True, stable=True).tolist()
         return Ranked({self.texts[i]: float(cosines[i]) for i in order}, row[0].cpu(), slices, weights)
 
-    def _write(self, found: Mapping[str, Ranked]) -> None:
+    def _write(self, found: dict[str, Ranked], refused: Mapping[str, str]) -> dict[str, Ranked]:
         ranking = [
             (study, rank, text, f"{cosine:.6f}")
             for study, one in found.items()
@@ -168,10 +152,12 @@ class TextRanking:
             weights = [(s, k, f"{w:.6f}") for s, one in weighed.items() for k, w in enumerate(one.weights.tolist(), 1)]  # type: ignore[union-attr]
             write_csv(self.folder / "slices.csv", ("study", "slice", "weight"), weights)
         for study, one in weighed.items():
-            slice_strip(self.folder / f"{safe_name(study)}_slices.png", one, self.shown, study)
+            slice_strip(figure_path(self.folder, study, "_slices.png"), one, self.shown, study)
         for study, one in found.items():
             best = ", ".join(f"{text} {cosine:.3f}" for text, cosine in list(one.texts.items())[:3])
             logger.info("%s: %s", study, best)
+        logger.info("%d image(s) → %s; %d refused", len(found), self.folder / "ranking.csv", len(refused))
+        return found
 
 
 def slice_strip(path: str | Path, found: Ranked, shown: int = 6, title: str = "") -> Path:
@@ -212,11 +198,13 @@ def slice_strip(path: str | Path, found: Ranked, shown: int = 6, title: str = ""
     return save_png(figure, path)
 
 
+def _images(files: Mapping[Path, Format]) -> list[Path]:
+    stacks = slice_folders(files)
+    slices = {path for paths in stacks.values() for path in paths}
+    return sorted([*stacks, *(path for path in files if path not in slices)])
+
+
 def _study(path: Path, name: str) -> Study:
-    flat = path.is_file() and not path.name.lower().endswith(_VOLUMES)
+    flat = path.is_file() and format_of(path) not in ("nifti", "nrrd")
     source = FileSource(path, "picture" if flat else "scan")
     return Study(study_id=name, subject_id=name, scan_id=name, images={"image" if flat else "volume": source})
-
-
-def _is_dicom(path: Path) -> bool:
-    return path.is_file() and not path.name.lower().endswith((*_PICTURES, *_VOLUMES)) and is_dicom(path)

@@ -11,9 +11,10 @@ from pydicom import dcmread
 
 from medvl_baseline.datasets.image_table import ImageTable
 from medvl_evaluation.splits.folds import Folds, with_folds
+from medvl_imaging.readers.listing import image_files, series_folders, volume_paths
 from medvl_imaging.tables import need_columns, read_table
 from medvl_radclip.captions import modality_name
-from medvl_radclip.classed import classed_table, row, series_folders, volume_files
+from medvl_radclip.classed import classed_table, row
 
 __all__ = ["build_covid_ct_md", "build_dicom_collection", "build_ixi"]
 
@@ -46,7 +47,7 @@ def build_covid_ct_md(
     """
     folder = Path(folder)
     rows = []
-    for path in series_folders(folder):
+    for path in series_folders(image_files(folder)):
         name = path.relative_to(folder).as_posix()
         plain = name.lower().replace("covid-ct-md", "")  # the name of the set itself
         found = {class_ for word, class_ in _COVID.items() if re.search(rf"(^|[^a-z]){word}", plain)}
@@ -85,7 +86,7 @@ def build_ixi(
     folder = Path(folder)
     people = _people(_ixi_table(folder) if table is None else Path(table))
     rows, without = [], []
-    for path in volume_files(folder):
+    for path in volume_paths(image_files(folder)):
         if not (parts := re.fullmatch(rf"IXI(\d+)-(\w+)-\d+-{re.escape(sequence)}\.nii(\.gz)?", path.name)):
             continue
         person = int(parts[1])
@@ -130,7 +131,7 @@ def build_dicom_collection(
     folder = Path(folder)
     classes = None if labels is None else _patient_labels(Path(labels))
     rows, left_out = [], 0
-    for path, files in series_folders(folder).items():
+    for path, files in series_folders(image_files(folder)).items():
         try:
             header = dcmread(files[0], stop_before_pixels=True, specific_tags=_TAGS)
             patient, modality, part, series = (str(header.get(tag) or "").strip() for tag in _TAGS)

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from medvl_baseline.external import ExternalValidation
-from medvl_core.protocols import Evaluator
+from medvl_core.protocols import Evaluator, Learns, Scores
+from medvl_evaluation.abilities import ability
 from medvl_evaluation.evaluators.linear_probe import LinearProbe
 from medvl_evaluation.evaluators.retrieval import Retrieval
 from medvl_evaluation.evaluators.zero_shot import ZeroShot
@@ -49,7 +50,7 @@ def test_it_gives_what_the_evaluator_gives_on_the_merged_labels(label_map, tmp_p
     tables = made.tables(20)
     assert set(tables) == {"external_zero_shot_per_class", "external_zero_shot_predictions", "external_label_map"}
     assert tables["external_label_map"]["sources"].tolist() == ["arterial | coronary", "nodule", "Hernia"]
-    np.testing.assert_array_equal(made.predictions().labels, ours["labels"].numpy())
+    np.testing.assert_array_equal(ability(made, Scores).predictions().labels, ours["labels"].numpy())
     (folder := tmp_path / "figures").mkdir()
     assert sorted(made.figures(folder, 20)) == sorted(folder.iterdir())
     assert {path.name for path in folder.iterdir()} >= {"external_zero_shot_roc.png"}
@@ -58,9 +59,8 @@ def test_it_gives_what_the_evaluator_gives_on_the_merged_labels(label_map, tmp_p
 def test_probe_learns_on_one_data_set_and_is_tested_on_the_other(label_map):
     probe = LinearProbe(CLASSES, "cxr", scheme="train", folds=1, fitting={"learning_rate": 0.1})
     made = ExternalValidation(probe, COLUMNS, label_map)
-    made.learn([outputs(seed=9, n=80, who="q")])
+    ability(made, Learns).learn([outputs(seed=9, n=80, who="q")])
     made.update(theirs()[0])
-    assert made.train is None
     assert made.compute()["external/linear_probe_100/auroc_macro"] > 0.8
     made.reset()
     with pytest.raises(ValueError, match="has collected no study"):

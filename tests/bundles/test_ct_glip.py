@@ -14,6 +14,7 @@ import pytest
 import torch
 from monai.bundle import ConfigParser, ConfigWorkflow
 
+from medvl_core.build import build_encoder
 from medvl_core.bundle.manifest import read_manifest
 from medvl_core.bundle.startup import explain
 from medvl_phantom import ORGANS, PhantomCohort
@@ -148,6 +149,31 @@ def test_inference_writes_a_table_and_figures(again, scan):
     with (again / "eval" / "organs.csv").open() as file:
         assert {row["threshold"] for row in csv.DictReader(file)} == {""}  # another question has another threshold
     assert {"overlay.png", "similarity.png"} <= {path.name for path in (again / "eval").iterdir()}
+
+
+def test_masks_are_looked_at_without_training(tmp_path):
+    bundle = running.copy_bundle(tmp_path, "ct_glip")
+    run(bundle, "train.json", "check_masks.json", required=["liver"])
+    with (bundle / "eval" / "masks.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {row["split"] for row in rows} == {"train", "validation", "test"}
+    assert {"liver", "spleen"} <= {row["region"] for row in rows}
+    assert not (bundle / "models").exists()
+
+
+def test_published_weights_start_a_run_and_inference_needs_them_no_more(tmp_path, scan):
+    bundle = running.copy_bundle(tmp_path, "ct_glip")
+    options = {"features": [4, 8], "blocks": 1}
+    regions = json.loads((FOLDER / "configs" / "train.json").read_text())["organs"]
+    network = build_encoder("ct_glip/nnunet", size=(16, 16, 16), num_classes=len(regions) + 1, **options).network
+    weights = tmp_path / "checkpoint_final.pth"
+    torch.save({"network_weights": network.state_dict()}, weights)
+    encoder = {"encoder::options_for::ct_glip/nnunet": {**options, "weights": str(weights)}}
+    run(bundle, "train.json", epochs=1, **encoder)
+    weights.unlink()
+    masks = {"masks": str(scan / "labels.nii.gz"), "mask_names": str(scan / "names.json")}
+    run(bundle, "inference.json", input=str(scan / "ct.nii.gz"), **masks)
+    assert (bundle / "eval" / "organs.csv").is_file()
 
 
 def test_organs_of_scans_are_recognised_by_several_models(trained, scan, tmp_path, monkeypatch, capsys):

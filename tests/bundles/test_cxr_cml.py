@@ -11,6 +11,7 @@ from monai.bundle import ConfigParser
 from PIL import Image
 
 from medvl_core.bundle.manifest import read_manifest
+from medvl_core.bundle.startup import exit_code
 from medvl_core.engine.resume import ExactResume
 from medvl_evaluation.run_comparison import compare_runs
 from tests.bundles import running
@@ -127,7 +128,9 @@ def test_inference_gives_every_label_a_figure_and_lists_bad_files(trained, tmp_p
         Image.fromarray(rng.integers(0, 255, (60, 50), dtype=np.uint8)).save(tmp_path / name)
     (tmp_path / "broken.png").write_bytes(b"not a picture")
     out = trained.bundle / "out"
-    trained.run("inference.json", input=str(tmp_path), output_dir=str(out), **_inference_options(trained))
+    with pytest.raises(RuntimeError, match="Failed to") as caught:
+        trained.run("inference.json", input=str(tmp_path), output_dir=str(out), **_inference_options(trained))
+    assert exit_code(caught.value) == 65
     with (out / "findings.csv").open() as file:
         header, *rows = list(csv.reader(file))
     assert header[1:] == read_manifest(trained.bundle / "models" / "manifest.json")["labels"]

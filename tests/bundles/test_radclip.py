@@ -14,6 +14,7 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 from PIL import Image
 
 from medvl_core.bundle.manifest import read_manifest
+from medvl_core.bundle.startup import exit_code
 from tests.bundles import running
 
 pytestmark = [
@@ -152,7 +153,9 @@ def test_inference_ranks_texts_for_a_picture_and_a_volume(trained, tmp_path):
     (folder / "broken.png").write_bytes(b"not a picture")
     texts = tmp_path / "texts.txt"
     texts.write_text("Chest CT, normal\n\nChest CT, lung nodule\nA Puppy\n")
-    run(trained, "inference.json", input=str(folder), texts=str(texts), output_dir=str(tmp_path / "out"))
+    with pytest.raises(RuntimeError, match="Failed to") as caught:
+        run(trained, "inference.json", input=str(folder), texts=str(texts), output_dir=str(tmp_path / "out"))
+    assert exit_code(caught.value) == 65
     with (tmp_path / "out" / "ranking.csv").open() as file:
         found = list(csv.DictReader(file))
     assert [row["study"] for row in found] == ["a.png"] * 3 + ["b.nii.gz"] * 3

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from medvl_core.bundle.manifest import read_manifest
+from medvl_core.bundle.startup import exit_code, explain
 from medvl_phantom import PhantomCohort
 from tests.bundles import running
 
@@ -91,6 +92,7 @@ def test_inference_writes_findings_nearest_reports_and_figures_and_lists_bad_fil
     films.mkdir()
     for name in ("a.png", "b.jpg"):
         Image.fromarray(rng.integers(0, 255, (60, 50), dtype=np.uint8)).save(films / name)
+    (films / "b.jpg").rename(films / "b")  # judged by its content
     (films / "broken.png").write_bytes(b"not a picture")
     studies = trained.workflow("train.json").parser.get_parsed_content("studies")["train"][:5]
     table = tmp_path / "studies.csv"
@@ -98,10 +100,13 @@ def test_inference_writes_findings_nearest_reports_and_figures_and_lists_bad_fil
         rows = [[study.study_id, study.report.findings, study.report.impression] for study in studies]
         csv.writer(file).writerows([["study", "findings", "impression"], *rows])
     kept = {path: path.read_bytes() for path in (trained.bundle / "cache").rglob("*.safetensors")}
-    trained.run("inference.json", input=str(films), reports=str(table), output_dir=str(out))
+    with pytest.raises(RuntimeError, match="Failed to") as caught:
+        trained.run("inference.json", input=str(films), reports=str(table), output_dir=str(out))
+    assert "1 of 3 inputs refused" in explain(caught.value)
+    assert exit_code(caught.value) == 65
     with (out / "findings.csv").open() as file:
         header, *rows = list(csv.reader(file))
-    assert [row[0] for row in rows] == ["a.png", "b.jpg"]
+    assert [row[0] for row in rows] == ["a.png", "b"]
     assert header[1:] == read_manifest(trained.bundle / "models" / "manifest.json")["labels"]
     values = np.array([row[1:] for row in rows], dtype=float)
     assert np.all((values > 0) & (values < 1))
@@ -112,7 +117,7 @@ def test_inference_writes_findings_nearest_reports_and_figures_and_lists_bad_fil
         assert len(near) == 3
         assert {entry["study"] for entry in near} <= {study.study_id for study in studies}
     assert {path: path.read_bytes() for path in (trained.bundle / "cache").rglob("*.safetensors")} == kept  # training's
-    assert {path.name for path in (out / "figures").iterdir()} == {"a.png.png", "b.jpg.png"}
+    assert {path.name for path in (out / "figures").iterdir()} == {"a.png.png", "b.png"}
 
 
 @pytest.mark.parametrize("mode", ["mean_hu", "cone_beam"])
@@ -160,7 +165,7 @@ def test_radiograph_encoder_is_one_override_away_and_inference_needs_none(traine
     again.run("train.json", **{"image_encoder::name": name}, epochs=1, stage1_weights=teacher)
     manifest = read_manifest(again.bundle / "models" / "manifest.json")
     assert manifest["components"]["image_tower.encoder"] == name
-    Image.fromarray(np.zeros((40, 40), np.uint8)).save(tmp_path / "film.png")
+    Image.fromarray(200 * np.eye(40, dtype=np.uint8)).save(tmp_path / "film.png")
     (again.bundle / "models" / "teacher.pt").write_bytes(Path(teacher).read_bytes())
     workflow = again.run("inference.json", input=str(tmp_path / "film.png"), output_dir=str(tmp_path))
     assert workflow.parser.get_parsed_content("network_def").encoder.component == name

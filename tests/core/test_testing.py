@@ -49,6 +49,7 @@ RIGHT = [
     ("text_source", "TextSource", {}),
     ("evaluator", "Evaluator", {}),
     ("evaluator", "ZeroShot", ZERO_SHOT),
+    ("evaluator", "ZeroShotPredicting", ZERO_SHOT),
     ("dataset", "Dataset", {}),
 ]
 WRONG = [
@@ -113,6 +114,10 @@ WRONG = [
         {**ZERO_SHOT, "metrics": (Metric(name=".*"),)},
         "unit 'classes'",
     ),
+    ("evaluator", "abilities", "ZeroShotPredictingOther", ZERO_SHOT, "predict and predictions differ on the same"),
+    ("evaluator", "abilities", "ZeroShotPredictingScores", ZERO_SHOT, "something else than probabilities"),
+    ("evaluator", "abilities", "ZeroShotScoringOthers", ZERO_SHOT, "of other classes or studies"),
+    ("evaluator", "abilities", "EvaluatorOfHalfAnAbility", {}, "one of train and learn"),
     ("evaluator", "global_rng", "EvaluatorDrawing", {}, "random state of torch"),
     ("dataset", "factory_signature", "Dataset", {"tiny": {"n": 3}}, r"tiny names \['n'\]"),
     ("dataset", "stable_order", "DatasetShuffling", {}, "a second call gives other studies"),

@@ -437,6 +437,42 @@ class ZeroShotCountingEmptyAsZero(ZeroShot):
         return super().share(scores, positive) if positive.any() else 0.0
 
 
+class ZeroShotPredicting(ZeroShot):
+    """Says of embeddings alone what it says of studies."""
+
+    stem, prompts = "toy", {}
+
+    def update(self, outputs):
+        super().update(outputs)
+        self.ids, self.texts = outputs["study_id"], outputs["prompt_embeddings"]["positive"]
+
+    def predict(self, embeddings):
+        return torch.sigmoid(embeddings["cxr"] @ self.texts.T).numpy()
+
+    def predictions(self):
+        probabilities = torch.sigmoid(torch.cat(self.scores)).numpy()
+        return SimpleNamespace(classes=self.classes, study_id=self.ids, probabilities=probabilities)
+
+
+class ZeroShotPredictingOther(ZeroShotPredicting):
+    def predict(self, embeddings):
+        return 1 - super().predict(embeddings)
+
+
+class ZeroShotPredictingScores(ZeroShotPredicting):
+    def predict(self, embeddings):
+        return (embeddings["cxr"] @ self.texts.T).numpy()
+
+
+class ZeroShotScoringOthers(ZeroShotPredicting):
+    def predictions(self):
+        return SimpleNamespace(**{**vars(super().predictions()), "study_id": ["other"]})
+
+
+class EvaluatorOfHalfAnAbility(Evaluator):
+    train = None
+
+
 class Dataset:
     """Twelve subjects with a 4 x 4 x 4 CT each."""
 

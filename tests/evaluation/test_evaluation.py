@@ -11,6 +11,7 @@ from torch import nn
 from medvl_core.build import build_evaluator
 from medvl_core.bundle.manifest import run_manifest
 from medvl_core.engine.loading import StudyDataset, study_loader
+from medvl_core.errors import OptionError
 from medvl_core.protocols import AlignmentBatch
 from medvl_core.specs import Metric
 from medvl_evaluation.evaluation import Evaluation, predict
@@ -123,6 +124,32 @@ def test_an_evaluator_learns_from_its_loader_once_per_network_before_it_is_fed(t
     assert passes == [3, 1, 3, 1]  # two networks, one pass each for both evaluators
 
 
+def test_what_is_no_evaluator_is_refused_before_any_pass(tmp_path, studies):
+    with pytest.raises(OptionError, match="SimpleNamespace lacks reset, update, compute, intervals, chance, tables"):
+        _evaluate(studies, tmp_path, [SimpleNamespace(metrics=())])
+    with pytest.raises(OptionError, match=r"predict: Retrieval has no predictions\(\)"):
+        predict(Model(True), None, build_evaluator("baseline/retrieval", query="cxr", gallery="report"))
+
+
+def _around(evaluator):
+    """A wrapper that hands on nothing but what every evaluator has."""
+    names = ("metrics", "reset", "update", "compute", "intervals", "chance", "tables", "figures")
+    return SimpleNamespace(evaluator=evaluator, **{name: getattr(evaluator, name) for name in names})
+
+
+def test_what_two_wrappers_hold_learns_and_reads_the_text_tower_of_the_network(tmp_path, studies):
+    train = study_loader(StudyDataset(studies[:4], label_names=("a", "b")), 3)
+    inner, own, read = Learner(train, "one"), object(), []
+    inner.embed_text, inner.reset = own, lambda: read.append(inner.embed_text)
+    loader = study_loader(StudyDataset(studies[4:], label_names=("a", "b")), 5)
+    with_texts = Model(True)
+    with_texts.embed_text = "the network's"
+    networks = {"plain": Model(False), "trained": with_texts}
+    Evaluation(_job(), networks, loader, [_around(_around(inner))], tmp_path, n_resamples=10).run()
+    assert [kind for kind, _ in inner.calls].count("learn") == 2
+    assert list(dict.fromkeys(read)) == [own, "the network's"]
+
+
 def test_two_evaluators_of_one_metric_are_refused(tmp_path, studies):
     with pytest.raises(ValueError, match="two evaluators report one; give one of them a prefix of its own"):
         _evaluate(studies, tmp_path, [Learner(None, "one"), Learner(None, "one")])
@@ -198,12 +225,3 @@ def test_predictions_come_without_files(tmp_path, studies):
     assert found.study_id == [study.study_id for study in studies]
     assert found.scores.shape == (len(studies), 2)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_text_tower_reaches_what_two_wrappers_hold(tmp_path, studies):
-    inner = SimpleNamespace(embed_text=None)
-    wrapped = SimpleNamespace(evaluator=SimpleNamespace(evaluator=inner), metrics=())
-    loader = study_loader(StudyDataset(studies), 5)
-    network = SimpleNamespace(embed_text="the trained tower")
-    Evaluation(_job(), {"trained": network}, loader, [wrapped], tmp_path)._use_text_tower(network)
-    assert inner.embed_text == "the trained tower"

@@ -3,7 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from medvl_core.protocols import Evaluator
+from medvl_core.protocols import Evaluator, Learns
+from medvl_evaluation.abilities import ability
 from medvl_evaluation.evaluators.linear_probe import LinearProbe
 from medvl_evaluation.evaluators.retrieval import Retrieval
 from medvl_evaluation.evaluators.subgroups import Subgroups
@@ -104,8 +105,8 @@ def test_split_updates_and_reset():
 def test_it_stands_around_a_probe_too():
     probe = LinearProbe(CLASSES, "cxr", scheme="train", folds=1, fitting={"learning_rate": 0.1})
     evaluator = Subgroups(probe, "sex", prefix="probe_by_sex")
-    assert evaluator.train is None
-    evaluator.learn([outputs(80, who="q", seed=3)])
+    assert ability(evaluator, Learns) is probe
+    probe.learn([outputs(80, who="q", seed=3)])
     evaluator.update(outputs(120))
     assert evaluator.compute()["probe_by_sex/auroc_macro_worst"] > 0.8
 

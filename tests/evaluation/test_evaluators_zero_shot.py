@@ -107,8 +107,10 @@ def test_probabilities_are_the_softmax_over_both_prompts():
         pair = torch.stack([batch["prompt_embeddings"][side][c].double() for side in ("positive", "negative")])
         expected = torch.softmax(3.0 * image @ normalize(pair, dim=1).T, dim=1)[:, 0]
         np.testing.assert_allclose(made.probabilities()[:, c], expected, rtol=1e-5)
-    with pytest.raises(ValueError, match="cosines are no probabilities; build it with scoring='softmax'"):
-        evaluator(scoring="cosine").probabilities()
+    np.testing.assert_array_equal(made.predict(batch["embeddings"]), made.probabilities())  # to the last bit
+    for ask in (lambda one: one.probabilities(), lambda one: one.predict(batch["embeddings"])):
+        with pytest.raises(ValueError, match="cosines are no probabilities; build it with scoring='softmax'"):
+            ask(evaluator(scoring="cosine"))
 
 
 def test_cosine_scoring_reads_the_positive_prompt_alone():

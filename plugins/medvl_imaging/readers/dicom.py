@@ -11,12 +11,13 @@ import numpy as np
 from pydicom import Dataset, dcmread
 
 from medvl_imaging.readers.checks import ImageError, check_affine, check_budget
+from medvl_imaging.readers.listing import content_format, named_format
 from medvl_imaging.readers.with_itk import read_itk
 
-__all__ = ["is_dicom", "read_dicom_radiograph", "read_series", "series_files"]
+__all__ = ["RADIOGRAPHY", "SCANS", "modality_of", "read_dicom_radiograph", "read_series", "series_files"]
 
-_RADIOGRAPHY = frozenset({"CR", "DX", "RG", "DR"})
-_SCANS = ("CT", "MR", "PT")
+RADIOGRAPHY = frozenset({"CR", "DX", "RG", "DR"})
+SCANS = ("CT", "MR", "PT")
 _EXECUTABLE = (b"MZ", b"\x7fELF", b"\xcf\xfa\xed\xfe", b"\xce\xfa\xed\xfe")
 _IDENTITY = ("PatientID", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "Modality", "NumberOfFrames")
 _PIXELS = ("PhotometricInterpretation", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation")
@@ -31,10 +32,13 @@ _NEEDED = (
 )
 
 
-def is_dicom(path: Path) -> bool:
-    """Whether the file carries the DICOM mark after its preamble."""
-    with path.open("rb") as file:
-        return file.read(132)[128:] == b"DICM"
+def modality_of(path: Path) -> str:
+    """``"CT"``, ``"DX"``, ...; blank where the header does not say."""
+    try:
+        with _quiet():
+            return str(dcmread(path, stop_before_pixels=True, specific_tags=["Modality"]).get("Modality") or "")
+    except Exception:  # malformed files raise many types; the reader says what is wrong
+        return ""
 
 
 def series_files(folder: Path) -> list[Path]:
@@ -43,10 +47,12 @@ def series_files(folder: Path) -> list[Path]:
     Raises:
         ImageError: If there is none, or a file that should be one is not.
     """
-    files = [f for f in sorted(folder.iterdir()) if f.is_file() and f.name[0] != "." and f.name != "DICOMDIR"]
-    kept = [f for f in files if is_dicom(f)]
-    for file in sorted(set(files) - set(kept)):
-        if file.suffix.lower() in ("", ".dcm", ".ima", ".dicom"):
+    kept = []
+    for file in sorted(f for f in folder.iterdir() if f.is_file() and f.name[0] != "." and f.name != "DICOMDIR"):
+        kind = content_format(file)
+        if kind == "dicom":
+            kept.append(file)
+        elif kind is None and (named_format(file.name) == "dicom" or not file.suffix):
             raise ImageError(
                 f"{file}: not a DICOM file (no DICM mark, {file.stat().st_size} bytes); copy the series again"
             )
@@ -72,7 +78,7 @@ def read_series(folder: Path, *, modality: str | None = "CT") -> tuple[np.ndarra
     """
     slices = [(file, _parse(file)) for file in series_files(folder)]
     for file, header in slices:
-        _check_slice(file, header, _SCANS if modality is None else (modality,))
+        _check_slice(file, header, SCANS if modality is None else (modality,))
     _check_same(folder, [header for _, header in slices])
     first = slices[0][1]
     if len(slices) < 2:
@@ -111,7 +117,7 @@ def read_dicom_radiograph(path: Path, *, any_modality: bool = False) -> np.ndarr
 
     header = _parse(path)
     modality, photometric = header.get("Modality", ""), header.get("PhotometricInterpretation", "")
-    known = any_modality or modality in _RADIOGRAPHY
+    known = any_modality or modality in RADIOGRAPHY
     if not known or photometric not in ("MONOCHROME1", "MONOCHROME2"):
         raise ImageError(
             f"{path}: modality {modality!r}, {photometric!r}; a radiograph is CR, DX, RG or DR in MONOCHROME1 or 2"

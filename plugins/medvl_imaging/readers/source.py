@@ -12,6 +12,7 @@ import numpy as np
 
 from medvl_core.study import Image
 from medvl_imaging.readers.checks import ImageError, check_ct, check_finite
+from medvl_imaging.readers.listing import format_of
 
 __all__ = ["VERSION", "FileSource", "read_radiograph", "read_volume"]
 
@@ -37,16 +38,16 @@ def read_volume(path: str | Path, *, content: Content = "ct") -> Image:
         ImageError: If the image is damaged or not what it should be. The message starts with the path.
     """
     path = _existing(path)
-    name = path.name.lower()
+    kind = None if path.is_dir() else format_of(path)
     if path.is_dir():
         from medvl_imaging.readers.dicom import read_series
 
         array, affine = read_series(path, modality={"mr": "MR", "scan": None}.get(content, "CT"))
-    elif name.endswith((".nii", ".nii.gz")):
+    elif kind == "nifti":
         from medvl_imaging.readers.nifti import read_nifti
 
         array, affine = read_nifti(path)
-    elif name.endswith(".nrrd"):
+    elif kind == "nrrd":
         from medvl_imaging.readers.nrrd import read_nrrd
 
         array, affine = read_nrrd(path)
@@ -81,23 +82,25 @@ def read_radiograph(path: str | Path, *, any_modality: bool = False) -> Image:
         ImageError: If the image is damaged, constant or of another kind. The message starts with the path.
     """
     path = _existing(path)
-    name = path.name.lower()
     if path.is_dir():
         raise ImageError(f"{path}: is a folder; a radiograph is one file")
-    if name.endswith((".nii", ".nii.gz")):
+    kind = format_of(path)
+    if kind == "nifti":
         from medvl_imaging.readers.film import read_nifti_radiograph
 
         array = read_nifti_radiograph(path)
-    elif name.endswith((".png", ".jpg", ".jpeg")):
+    elif kind == "picture":
         from medvl_imaging.readers.film import read_picture
 
         array = read_picture(path)
-    else:
-        from medvl_imaging.readers.dicom import is_dicom, read_dicom_radiograph
+    elif kind == "dicom":
+        from medvl_imaging.readers.dicom import read_dicom_radiograph
 
-        if not is_dicom(path):
-            raise ImageError(f"{path}: unknown radiograph format; give .png, .jpg, .nii, .nii.gz or a DICOM file")
         array = read_dicom_radiograph(path, any_modality=any_modality)
+    elif kind == "directory":
+        raise ImageError(f"{path}: is the index of a DICOM medium and has no pixels; name the image files")
+    else:
+        raise ImageError(f"{path}: unknown radiograph format; give .png, .jpg, .nii, .nii.gz or a DICOM file")
     check_finite(path, array)
     return Image(array)
 

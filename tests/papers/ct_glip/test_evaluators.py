@@ -126,6 +126,13 @@ def test_an_organ_that_no_scan_shows_is_not_judged(tmp_path):
     table = made.predictions().table()
     assert table[table["class"] == "fatty liver"]["label"].isna().all()
     assert table["score"].notna().all()
+    told, seen = made.predict(batch["embeddings"]), made.predictions()
+    hidden = np.isnan(told)
+    assert hidden[:, list(made.classes).index("fatty liver")].all()
+    np.testing.assert_array_equal(told[~hidden], seen.probabilities[~hidden])
+    place = list(made.classes).index("fatty liver")
+    assert made.prompts["positive"][place] == ["fatty liver", "fatty liver in liver"]
+    assert made.prompts["negative"][place] == ["no evident abnormality in liver"]
     assert {path.name for path in made.figures(tmp_path)} == {"abnormality_radar.png", "abnormality_scores.png"}
 
 

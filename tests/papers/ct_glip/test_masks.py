@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import csv
 import json
 from dataclasses import dataclass, replace
 
@@ -12,12 +13,11 @@ from medvl_core.specs import ImageInput
 from medvl_core.study import Image, Shared, Study
 from medvl_ct_glip import masks as masks_module
 from medvl_ct_glip.inference import scan_study
-from medvl_ct_glip.mask_checks import CheckRegions, check_mask, check_regions
+from medvl_ct_glip.mask_checks import check_mask, check_regions, write_checks
 from medvl_ct_glip.masks import MaskedDataset, MaskError, RegionMask, with_regions
 from medvl_ct_glip.region_sets import RegionSet, label_names, region_map, region_set
 from medvl_ct_glip.regions.volumes import RegionVolumes
 from medvl_imaging.readers import FileSource
-from medvl_imaging.scale import Journal, map_studies
 from medvl_phantom import PhantomCohort
 
 SET = region_set("ts_v2_117")
@@ -191,13 +191,24 @@ def test_a_mask_whose_files_cannot_be_listed_is_a_line_too(study, tmp_path):
     assert volumes.prepare([study]) == 0
 
 
-def test_faults_are_found_before_training_for_all_studies(study, tmp_path):
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_table_of_all_masks_lists_problems_and_refused_studies(study, tmp_path, workers, caplog):
     flipped = save(tmp_path / "flipped.nii.gz", np.ascontiguousarray(body()[1][::-1]))
     bad = replace(with_regions(study, flipped, SET, "ts_v2_117"), study_id="bad")
-    check = CheckRegions()
-    report = map_studies(check, [study, bad], Journal(tmp_path / "journal", check.task()), workers=0)
-    assert report.records["case"]["spleen"]["problem"] == ""
-    assert "flipped" in report.failed["bad"]
+    with pytest.raises(MaskError, match=r"^bad: .*flipped\.nii\.gz.* \(1 refused, all in .*masks\.csv\)"):
+        write_checks({"train": [study], "test": [bad]}, tmp_path / "out", workers=workers)
+    with (tmp_path / "out" / "masks.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {(row["split"], row["study"]) for row in rows} == {("train", "case"), ("test", "bad")}
+    found = {row["region"]: row for row in rows}
+    assert found["spleen"]["problem"] == ""
+    assert float(found["spleen"]["volume_ml"]) > 0
+    assert "flipped" in found[""]["problem"]
+    with pytest.raises(MaskError, match=r"pancreas is required but is"):
+        write_checks({"train": [study]}, tmp_path / "out", required=["pancreas"], workers=0)
+    with caplog.at_level("INFO"):
+        assert write_checks({"train": [study]}, tmp_path / "out", workers=0) == tmp_path / "out" / "masks.csv"
+    assert "1 studies, " in caplog.text
 
 
 INPUT = ImageInput(channels=1, size=(8, 8, 8), axcodes="LPS", spacing_mm=(10.0, 10.0, 10.0), window_hu=(-1000, 1000))

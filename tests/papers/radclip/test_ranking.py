@@ -12,9 +12,10 @@ from torch.nn.functional import normalize
 from medvl_core.engine.alignment import Tower
 from medvl_core.protocols import EncoderOutput
 from medvl_core.specs import ImageInput
+from medvl_evaluation.inference import RefusedInputs
 from medvl_imaging.images import ImageRows
 from medvl_radclip.ranking import Ranked, TextRanking, image_or_volume_studies, read_texts, slice_strip
-from tests.imaging.dicom_files import ct_slices, save_series
+from tests.imaging.dicom_files import ct_slices, dataset, save_series
 
 TEXTS = ["bright", "dark", "striped"]
 
@@ -74,8 +75,12 @@ def test_texts_come_in_the_order_of_their_cosine(tmp_path):
 def test_unusable_image_is_named_and_the_rest_go_on(tmp_path, caplog):
     picture(tmp_path / "a.png", 200)
     (tmp_path / "bad.png").write_bytes(b"no")
-    assert list(ranking(image_or_volume_studies(tmp_path), tmp_path / "out").run()) == ["a.png"]
+    studies = image_or_volume_studies(tmp_path)
+    with pytest.raises(RefusedInputs, match=r"bad\.png: damaged .*1 of 2 inputs refused"):
+        ranking(studies, tmp_path / "out").run()
     assert "bad.png" in caplog.text
+    with (tmp_path / "out" / "ranking.csv").open() as file:
+        assert {row["study"] for row in csv.DictReader(file)} == {"a.png"}
 
 
 def test_nothing_usable_gives_the_reasons(tmp_path):
@@ -90,6 +95,12 @@ def test_a_dicom_folder_is_one_volume_and_a_folder_of_files_is_many(tmp_path):
     (study,) = image_or_volume_studies(tmp_path / "series")
     assert list(study.images) == ["volume"]
     assert study.images["volume"].load().array.ndim == 3
+    for place, ds in (("chest", dataset(np.eye(9, dtype=np.uint16), "1.2", "DX")), ("slice", ct_slices(hu)[0])):
+        (tmp_path / "dump" / place).mkdir(parents=True)
+        ds.save_as(tmp_path / "dump" / place / "IM0001", enforce_file_format=True)
+    (tmp_path / "series").rename(tmp_path / "dump" / "series")
+    found = {study.study_id: list(study.images) for study in image_or_volume_studies(tmp_path / "dump")}
+    assert found == {"chest/IM0001": ["image"], "series": ["volume"], "slice/IM0001": ["image"]}
     (tmp_path / "many").mkdir()
     picture(tmp_path / "many" / "a.png", 100)
     (tmp_path / "many" / "b.nii.gz").write_bytes(b"")
@@ -134,7 +145,7 @@ def _width(path):
 def test_names_that_differ_in_a_slash_get_figures_of_their_own(tmp_path):
     one = Ranked({"a": 1.0}, torch.ones(2), torch.rand(4, 4, 3), torch.full((3,), 1 / 3))
     run = ranking([], tmp_path / "out")
-    run._write({"a/b.nii.gz": one, "a_b.nii.gz": one})
+    run._write({"a/b.nii.gz": one, "a_b.nii.gz": one}, {})
     assert len(list((tmp_path / "out").glob("*_slices.png"))) == 2
 
 
