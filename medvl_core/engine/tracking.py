@@ -69,6 +69,10 @@ class TrackedRun(MLFlowHandler):
 
     def start(self, engine: Engine) -> None:
         """Open the run, or the same one again after a resume; log config, manifest, and the parameters it lacks."""
+        self._set_experiment()
+        # MONAI's handler would pass over a finished run and open an empty one of the same name
+        same = self.client.search_runs([self.experiment.experiment_id], f"run_name = '{self.run_name}'")
+        self.cur_run = same[-1] if same else None
         super().start(engine)
         self.client.update_run(self.cur_run.info.run_id, status="RUNNING")
         params = dict(self.params)
@@ -165,7 +169,7 @@ def _create_store(path: Path) -> None:
     if path.is_file():
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    for stale in path.parent.glob(f".{path.name}.*.part"):
+    for stale in path.parent.glob(f".{path.name}.*.part*"):  # with SQLite's journals
         stale.unlink()
     partial = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")  # MLflow remembers stores by path
     handler = MLFlowHandler(tracking_uri=f"sqlite:///{partial}")
