@@ -17,6 +17,8 @@ logger = logging.getLogger(__name__)
 class EpochLine:
     """Logs the mean loss of each epoch and the named validation metrics.
 
+    The losses so far are ``engine.state.epoch_losses``, which `ExactResume` keeps: a resumed epoch's mean is over all.
+
     Args:
         stage: Name shown at the start of the line.
         evaluator: Validation engine whose metrics are shown. List this handler after the one that runs it.
@@ -27,7 +29,6 @@ class EpochLine:
         self.stage = stage
         self.evaluator = evaluator
         self.metrics = tuple(metrics)
-        self._losses: list[float] = []
         self._began = 0.0
 
     def attach(self, engine: Engine) -> None:
@@ -37,14 +38,16 @@ class EpochLine:
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._log)
 
     def _reset(self, engine: Any) -> None:
-        self._losses, self._began = [], time.perf_counter()
+        if engine.state.iteration % engine.state.epoch_length == 0:  # else resumed within the epoch
+            engine.state.epoch_losses = []
+        self._began = time.perf_counter()
 
     def _collect(self, engine: Any) -> None:
-        self._losses.append(engine.state.output["loss"].item())
+        engine.state.epoch_losses.append(engine.state.output["loss"].item())
 
     def _log(self, engine: Any) -> None:
         state = engine.state
-        loss = sum(self._losses) / max(len(self._losses), 1)
+        loss = sum(state.epoch_losses) / len(state.epoch_losses)
         state.metrics["epoch_loss"] = loss
         shown = [f"loss {loss:.4f}"]
         if self.evaluator is not None and self.evaluator.state.epoch == state.epoch:  # validated in this epoch
