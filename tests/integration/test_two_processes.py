@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -39,6 +40,9 @@ def test_two_processes_log_the_losses_of_one(tmp_path):
     stages = sorted(run.info.run_name.rsplit("-", 1)[1] for run in running.runs(two))
     assert stages == ["evaluation", "student", "teacher"]
     assert {run.info.status for run in running.runs(two)} == {"FINISHED"}
+    lines = [line for line in done.stdout.splitlines() if re.match(r"\d\d:\d\d:\d\d ", line)]
+    assert sum("student epoch 1/3" in line for line in lines) == 1, done.stdout
+    assert len(lines) == len(set(lines)), done.stdout
 
 
 def _train_cxr_cml(folder: Path, batch_size: int, processes: int) -> dict[str, dict[str, torch.Tensor]]:
