@@ -163,7 +163,7 @@ class Cohort:
         self, dataset: Dataset, seed: int = 0, usable: Callable[[list[Study], str], list[Study]] | None = None
     ) -> None:
         self.dataset, self.seed, self.label_names = dataset, seed, tuple(dataset.label_names)
-        read = {split: list(dataset.studies(split)) for split in ("train", "validation", "test")}  # type: ignore[arg-type]
+        read = {split: list(dataset.studies(split)) for split in ("train", "validation", "test")}
         self.studies = read if usable is None else {split: usable(part, split) for split, part in read.items()}
 
     @property

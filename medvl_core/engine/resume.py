@@ -60,7 +60,7 @@ class ExactResume:
         self.objects = dict(objects)
         self.seed = int(seed)
         self.resume = resume
-        self.evaluator = evaluator
+        self.evaluator: Any = evaluator  # MONAI adds attributes to the state of Ignite's engine
         self.every = every
         self._intact = False  # whether ``path`` is known to be good: written or verified by this process
 

@@ -40,6 +40,9 @@ class TrackedRun(MLFlowHandler):
             beside the resolved config as ``config.json``.
     """
 
+    cur_run: Any  # MONAI's, without types
+    experiment: Any
+
     def __init__(
         self,
         run_name: str,
@@ -69,7 +72,7 @@ class TrackedRun(MLFlowHandler):
 
     def start(self, engine: Engine) -> None:
         """Open the run, or the same one again after a resume; log config, manifest, and the parameters it lacks."""
-        self._set_experiment()
+        self._set_experiment()  # type: ignore[no-untyped-call]
         # MONAI's handler would pass over a finished run and open an empty one of the same name
         same = self.client.search_runs([self.experiment.experiment_id], f"run_name = '{self.run_name}'")
         self.cur_run = same[-1] if same else None
@@ -112,7 +115,7 @@ def track_evaluation(
     folder = Path(folder)
     content = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     tracked = TrackedRun(run_name, store, experiment_name)
-    tracked._set_experiment()
+    tracked._set_experiment()  # type: ignore[no-untyped-call]
     client = tracked.client
     run = client.create_run(tracked.experiment.experiment_id, run_name=run_name).info.run_id
     try:
