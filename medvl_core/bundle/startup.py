@@ -243,7 +243,8 @@ def install_excepthook(environ: Mapping[str, str] = os.environ) -> None:
             sys.__excepthook__(kind, error, trace)
             return
         stream = sys.__stderr__ or sys.stderr  # torch holds back what its own hook writes to sys.stderr
-        stream.write(f"ERROR {explain(error)}\n(MEDVL_DEBUG=1 shows the full traceback)\n")
+        start = "\n" if stream.isatty() else ""  # a progress bar may stand in this line
+        stream.write(f"{start}ERROR {explain(error)}\n(MEDVL_DEBUG=1 shows the full traceback)\n")
         stream.flush()
         raise SystemExit(exit_code(error))
 

@@ -12,7 +12,7 @@ _NAMES = {
     "job": "default_device prepare_batch set_seed start_job start_process_group",
     "loading": "Cohort StudyDataset Text modalities rng_for study_loader",
     "parts": "trained_part",
-    "progress": "EpochLine",
+    "progress": "EpochLine Steps tell_written",
     "resume": "ExactResume",
     "stage": "Job Stage",
     "stop": "StopRequested handle_signals",

@@ -67,7 +67,8 @@ class Tower(nn.Module):
         pooled = output.pooled if self.pooling is None else self.pooling(output.tokens, output.mask)
         if pooled is None:
             raise ValueError(f"{type(self.encoder).__name__} has no pooled vector of its own; give the tower a pooling")
-        return self.projection(pooled).float()
+        embedding: Tensor = self.projection(pooled).float()
+        return embedding
 
     def forward(self, x: Tensor | TokenBatch | Sequence[str]) -> Tensor:
         """Unit vectors ``B E`` in fp32."""
@@ -115,7 +116,7 @@ def keep_input(tower: nn.Module, any_size: bool = False) -> None:
         tower.register_load_state_dict_pre_hook(_check_input)
 
 
-def _check_input(tower: nn.Module, state_dict: dict[str, Any], prefix: str, *_: object) -> None:
+def _check_input(tower: Any, state_dict: dict[str, Any], prefix: str, *_: object) -> None:
     """A hook before loading: weights that were trained with another preprocessing are refused."""
     own = tower.input_sha256
     theirs = state_dict.setdefault(f"{prefix}input_sha256", own)

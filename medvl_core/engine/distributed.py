@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-__all__ = ["gather_objects", "gather_rows", "rank", "world_size"]
+__all__ = ["gather_objects", "gather_rows", "rank", "speak_once", "world_size"]
 
 
 def world_size() -> int:
@@ -52,3 +53,13 @@ def gather_objects(value: Any) -> list[Any]:
     values: list[Any] = [None] * world_size()
     dist.all_gather_object(values, value)
     return values
+
+
+def speak_once() -> None:
+    """Process 0 logs for all: of the others, only warnings are shown, each with its process."""
+    if rank() == 0:
+        return
+    logging.captureWarnings(True)
+    for handler in logging.getLogger().handlers:
+        handler.setLevel(logging.WARNING)
+        handler.setFormatter(logging.Formatter(f"%(asctime)s process {rank()}: %(message)s", "%H:%M:%S"))

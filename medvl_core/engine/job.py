@@ -78,7 +78,7 @@ def set_seed(seed: int) -> None:
 
 
 def start_process_group() -> None:
-    """Join the processes that torchrun started: NCCL where there are GPUs, gloo elsewhere."""
+    """Join the processes that torchrun started: NCCL where there are GPUs, gloo elsewhere. The first logs for all."""
     import ignite.distributed as idist
 
     if not dist.is_initialized():
@@ -87,4 +87,5 @@ def start_process_group() -> None:
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         dist.init_process_group(backend="nccl" if use_cuda else "gloo")
         atexit.register(dist.destroy_process_group)
+    distributed.speak_once()
     idist.sync()  # Ignite joins by a collective; done here on every rank, it cannot hang in a handler of rank 0

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -35,6 +36,7 @@ __all__ = [
     "rng_for",
     "start_worker",
     "study_loader",
+    "usable_workers",
 ]
 
 
@@ -161,7 +163,7 @@ class Cohort:
         self, dataset: Dataset, seed: int = 0, usable: Callable[[list[Study], str], list[Study]] | None = None
     ) -> None:
         self.dataset, self.seed, self.label_names = dataset, seed, tuple(dataset.label_names)
-        read = {split: list(dataset.studies(split)) for split in ("train", "validation", "test")}  # type: ignore[arg-type]
+        read = {split: list(dataset.studies(split)) for split in ("train", "validation", "test")}
         self.studies = read if usable is None else {split: usable(part, split) for split, part in read.items()}
 
     @property
@@ -271,7 +273,7 @@ def study_loader(
     return DataLoader(
         dataset,
         batch_sampler=sampler,
-        num_workers=num_workers,
+        num_workers=usable_workers(num_workers),
         collate_fn=collate,
         pin_memory=torch.cuda.is_available(),
         worker_init_fn=start_worker,
@@ -292,6 +294,12 @@ def modalities(studies: Sequence[Study]) -> tuple[str, ...]:
     """What the studies have: the modalities of their images, and ``"report"`` if any has one."""
     found = dict.fromkeys(modality for study in studies for modality in study.images)
     return (*found, "report") if any(study.report is not None for study in studies) else tuple(found)
+
+
+def usable_workers(wanted: int) -> int:
+    """At most one per core that this process may use: more only wait for each other."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(wanted, cores)
 
 
 def start_worker(worker: int) -> None:

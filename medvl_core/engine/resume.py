@@ -60,7 +60,7 @@ class ExactResume:
         self.objects = dict(objects)
         self.seed = int(seed)
         self.resume = resume
-        self.evaluator = evaluator
+        self.evaluator: Any = evaluator  # MONAI adds attributes to the state of Ignite's engine
         self.every = every
         self._intact = False  # whether ``path`` is known to be good: written or verified by this process
 
@@ -104,6 +104,7 @@ class ExactResume:
             content = {
                 "identity": self._identity(engine),
                 "iteration": engine.state.iteration,
+                "epoch_losses": getattr(engine.state, "epoch_losses", []),
                 "best_metric": float(self.evaluator.state.best_metric) if self.evaluator else 0.0,
                 "best_metric_epoch": int(self.evaluator.state.best_metric_epoch) if self.evaluator else -1,
                 "objects": {name: item.state_dict() for name, item in self.objects.items()},
@@ -134,6 +135,7 @@ class ExactResume:
         if engine.scaler is not None and content["scaler"]:  # empty of a scaler without a GPU
             engine.scaler.load_state_dict(content["scaler"])
         engine.state.iteration = content["iteration"]
+        engine.state.epoch_losses = content.get("epoch_losses", [])  # older checkpoints have none
         engine.state.epoch = content["iteration"] // engine.state.epoch_length
         if self.evaluator is not None:
             self.evaluator.state.best_metric = content["best_metric"]

@@ -88,7 +88,13 @@ class Job:
     def manifest(self) -> dict[str, Any]:
         """Made once, when first asked for: it reads the contents of all images."""
         parts = {name: describe(part, self.folder) for name, part in self.parts.items()}
-        own = {"seed": self.seed, "device": self.device, "studies": self.studies, "parts": parts, "job": self.id}
+        own: dict[str, Any] = {
+            "seed": self.seed,
+            "device": self.device,
+            "studies": self.studies,
+            "parts": parts,
+            "job": self.id,
+        }
         own["components"] = {
             f"{name}.{path}": part.component
             for name, tower in self.parts.items()
@@ -208,7 +214,7 @@ class Stage(SupervisedTrainer):
                 SaveBest(self.file, self.keep),
             ],
         )
-        objects = {"model": model, "loss": loss, "optimizer": stepper}
+        objects: dict[str, Any] = {"model": model, "loss": loss, "optimizer": stepper}
         objects |= {} if scheduler is None else {"lr_scheduler": scheduler}
         if patience is not None:
             objects["early_stop"] = EarlyStopping(patience, self._score, trainer=self)

@@ -40,6 +40,9 @@ class TrackedRun(MLFlowHandler):
             beside the resolved config as ``config.json``.
     """
 
+    cur_run: Any  # MONAI's, without types
+    experiment: Any
+
     def __init__(
         self,
         run_name: str,
@@ -69,6 +72,10 @@ class TrackedRun(MLFlowHandler):
 
     def start(self, engine: Engine) -> None:
         """Open the run, or the same one again after a resume; log config, manifest, and the parameters it lacks."""
+        self._set_experiment()  # type: ignore[no-untyped-call]
+        # MONAI's handler would pass over a finished run and open an empty one of the same name
+        same = self.client.search_runs([self.experiment.experiment_id], f"run_name = '{self.run_name}'")
+        self.cur_run = same[-1] if same else None
         super().start(engine)
         self.client.update_run(self.cur_run.info.run_id, status="RUNNING")
         params = dict(self.params)
@@ -108,7 +115,7 @@ def track_evaluation(
     folder = Path(folder)
     content = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     tracked = TrackedRun(run_name, store, experiment_name)
-    tracked._set_experiment()
+    tracked._set_experiment()  # type: ignore[no-untyped-call]
     client = tracked.client
     run = client.create_run(tracked.experiment.experiment_id, run_name=run_name).info.run_id
     try:
@@ -165,7 +172,7 @@ def _create_store(path: Path) -> None:
     if path.is_file():
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    for stale in path.parent.glob(f".{path.name}.*.part"):
+    for stale in path.parent.glob(f".{path.name}.*.part*"):  # with SQLite's journals
         stale.unlink()
     partial = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")  # MLflow remembers stores by path
     handler = MLFlowHandler(tracking_uri=f"sqlite:///{partial}")

@@ -70,7 +70,7 @@ def finite_in_half_precision(subject: Subject) -> None:
             total = _loss(subject.build(), subject, embeddings, temperature).total
             where = f"at temperature {temperature} in {str(dtype).removeprefix('torch.')}"
             require(bool(total.isfinite()), subject, f"total is {total.item()} {where}")
-            total.backward()  # type: ignore[no-untyped-call]
+            total.backward()
             for name, value in embeddings.items():
                 finite = value.grad is None or bool(value.grad.isfinite().all())
                 require(finite, subject, f"the gradient of {name} is not finite {where}")
@@ -80,7 +80,7 @@ def gradients(subject: Subject) -> None:
     """A gradient reaches every trainable parameter, and at least one modality or extra entry (logits)."""
     modules.gradients(subject, _runner(subject))
     embeddings, extras = _embeddings(subject), _extras(subject)
-    _loss(subject.build(), subject, embeddings, extras=extras).total.backward()  # type: ignore[no-untyped-call]
+    _loss(subject.build(), subject, embeddings, extras=extras).total.backward()
     tensors = [value for entry in extras.values() for value in (entry if isinstance(entry, tuple) else (entry,))]
     inputs = [*embeddings.values(), *(value for value in tensors if isinstance(value, Tensor))]
     reached = [value for value in inputs if value.grad is not None and bool(value.grad.any())]

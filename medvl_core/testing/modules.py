@@ -24,7 +24,7 @@ def gradients(subject: Subject, run: Run) -> None:
     total = sum(((out * torch.randn(out.shape, generator=generator)).sum() for out in run(module)), torch.zeros(()))
     if not any(parameter.requires_grad for parameter in module.parameters()):
         return
-    total.backward()  # type: ignore[no-untyped-call]
+    total.backward()
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:
             require(parameter.grad is not None, subject, f"no gradient reaches the trainable parameter {name!r}")

@@ -17,6 +17,7 @@ from medvl_core.engine import distributed
 from medvl_core.engine.evaluating import PluginMetric, collect_outputs
 from medvl_core.engine.job import prepare_batch
 from medvl_core.engine.loading import study_loader
+from medvl_core.engine.progress import Steps
 from medvl_core.engine.stage import Job
 from medvl_core.engine.tracking import track_evaluation
 from medvl_core.errors import OptionError
@@ -177,6 +178,7 @@ class Evaluation:
         )
         for name, metric in metrics.items():
             metric.attach(engine, name)
+        Steps("held-out evaluation").attach(engine)
         engine.run()
         return dict(engine.state.metrics)
 

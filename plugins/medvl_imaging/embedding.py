@@ -19,7 +19,7 @@ from torch.utils.data import Dataset as TorchDataset
 from medvl_core.engine import distributed
 from medvl_core.engine.alignment import Tower
 from medvl_core.engine.files import write_csv
-from medvl_core.engine.loading import Draw, rng_for, start_worker
+from medvl_core.engine.loading import Draw, rng_for, start_worker, usable_workers
 from medvl_core.engine.stop import raise_if_requested
 from medvl_core.engine.weights import weights_digest
 from medvl_core.protocols import TextSource
@@ -97,7 +97,7 @@ def prepare_images(
     loader = DataLoader(
         _Making(own, kept, wanted, refuse == "list"),
         batch_size=8,
-        num_workers=num_workers,
+        num_workers=usable_workers(num_workers),
         collate_fn=list,
         worker_init_fn=start_worker,
         generator=torch.Generator(),  # its own, so that weights built later do not depend on what was missing
@@ -228,7 +228,7 @@ class FrozenEmbedding:
         loader = DataLoader(
             _Reading(studies, self.inputs),
             batch_size=size,
-            num_workers=num_workers,
+            num_workers=usable_workers(num_workers),
             worker_init_fn=start_worker,
             generator=torch.Generator(),
         )

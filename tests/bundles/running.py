@@ -78,13 +78,13 @@ def environment() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
 
 
-def losses(bundle: Path) -> dict[tuple[str, int], set[float]]:
-    """(stage, step) → every loss that was logged for it."""
+def losses(bundle: Path, key: str = "loss") -> dict[tuple[str, int], set[float]]:
+    """(stage, step) → every loss that was logged for it; with ``"epoch_loss"``, of each epoch."""
     client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{bundle / 'mlruns.db'}")
     found: dict[tuple[str, int], set[float]] = {}
     for run in runs(bundle):
         stage = run.info.run_name.rsplit("-", 1)[1]
-        for metric in client.get_metric_history(run.info.run_id, "loss"):
+        for metric in client.get_metric_history(run.info.run_id, key):
             found.setdefault((stage, metric.step), set()).add(metric.value)
     return found
 

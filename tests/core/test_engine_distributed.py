@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+import io
+import logging
 import os
+import re
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -18,6 +22,33 @@ def test_one_process_is_its_own_world():
     assert distributed.gather_rows(rows) is rows
     assert distributed.gather_objects("x") == ["x"]
     assert (distributed.rank(), distributed.world_size()) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("rank", "shown"),
+    [
+        (0, "epoch 1\ntoo small\n"),
+        (1, r"\d\d:\d\d:\d\d process 1: too small\n\S+ process 1: (?s:.*old name.*)"),
+    ],
+)
+def test_only_the_first_process_logs_and_warnings_of_others_name_theirs(monkeypatch, rank, shown):
+    stream = io.StringIO()
+    root = logging.getLogger()
+    monkeypatch.setattr(root, "handlers", [logging.StreamHandler(stream)])
+    monkeypatch.setattr(distributed, "rank", lambda: rank)
+    level = root.level
+    root.setLevel(logging.INFO)
+    try:
+        distributed.speak_once()
+        logging.getLogger("medvl_core.engine.progress").info("epoch 1")
+        logging.getLogger("medvl_core.engine.progress").warning("too small")
+        if rank:
+            with warnings.catch_warnings(action="always"):
+                warnings.warn("old name", FutureWarning, stacklevel=1)
+    finally:
+        logging.captureWarnings(False)
+        root.setLevel(level)
+    assert re.fullmatch(shown, stream.getvalue())
 
 
 @pytest.mark.distributed

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from collections import Counter
 from dataclasses import replace
 
@@ -113,6 +114,12 @@ def test_sample_is_a_function_of_epoch_and_index(studies):
     assert dataset[2, 5]["report"] == dataset[2, 5]["report"] != dataset[3, 5]["report"]
     plain = ImageRows("cxr", CXR)(studies[5])
     torch.testing.assert_close(dataset[5]["cxr"], plain, rtol=0, atol=0)  # a plain index is not augmented
+
+
+def test_no_more_workers_than_cores(studies, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {3})  # torch warns of two workers there
+    assert study_loader(_dataset(studies), 4, num_workers=2).num_workers == 1
+    assert study_loader(_dataset(studies), 4, num_workers=0).num_workers == 0
 
 
 def test_batches_do_not_depend_on_workers(studies):

@@ -53,6 +53,49 @@ def test_killed_and_resumed_run_has_the_losses_of_an_uninterrupted_one(
     assert weights_digest(resumed_model) == weights_digest(model)
 
 
+def _epoch_losses(trainer):
+    found = {}
+
+    def read(engine):
+        found[engine.state.epoch] = engine.state.metrics["epoch_loss"]
+
+    trainer.add_event_handler(Events.EPOCH_COMPLETED, read)
+    return found
+
+
+def _cut_in_an_epoch(folder, studies):
+    """A run that died after 8 of its 12 steps, two in the third epoch."""
+    killed, _, _ = stage(folder, studies, every=1)
+    _die_at(killed, 9, Events.ITERATION_STARTED)
+    with pytest.raises(Killed, match="gone"):
+        killed.run()
+    return stage(folder, studies, resume=True)[0]
+
+
+def test_loss_of_a_resumed_epoch_is_over_all_its_steps(tmp_path, studies):
+    whole, _, _ = stage(tmp_path / "whole", studies)
+    expected = _epoch_losses(whole)
+    whole.run()
+    resumed = _cut_in_an_epoch(tmp_path / "cut", studies)
+    found = _epoch_losses(resumed)
+    resumed.run()
+    assert found == {3: expected[3], 4: expected[4]}
+
+
+def test_checkpoint_without_the_losses_of_its_epoch_loads(tmp_path, studies):
+    resumed = _cut_in_an_epoch(tmp_path, studies)
+    content = torch.load(tmp_path / "toy_last.pt", weights_only=True)
+    del content["epoch_losses"]
+    torch.save(content, tmp_path / "toy_last.pt")
+    found = _epoch_losses(resumed)
+    losses = []
+    resumed.add_event_handler(
+        Events.ITERATION_COMPLETED, lambda engine: losses.append(engine.state.output["loss"].item())
+    )
+    resumed.run()
+    assert found[3] == losses[0]
+
+
 def test_best_model_survives_a_resume_with_worse_epochs(tmp_path, studies):
     first, _, _ = stage(tmp_path, studies, epochs=2)
     first.run()

@@ -60,6 +60,15 @@ def test_ended_run_says_so_and_a_resume_goes_on_in_it(tmp_path, studies, error, 
     assert {step for step, _ in history} == set(range(1, 7))
 
 
+def test_resume_of_a_finished_stage_leaves_its_run_and_no_second_one(tmp_path, studies):
+    _tracked(tmp_path, studies)[0].run()
+    again, losses = _tracked(tmp_path, studies, resume=True)
+    again.run()
+    assert losses == []
+    _, (run,) = _runs(tmp_path)
+    assert (run.info.status, run.data.metrics["validation/n"]) == ("FINISHED", 12.0)
+
+
 def test_store_appears_whole_or_not_at_all(tmp_path, studies, monkeypatch):
     replace = os.replace
 
@@ -71,6 +80,8 @@ def test_store_appears_whole_or_not_at_all(tmp_path, studies, monkeypatch):
         TrackedRun("job-toy", tmp_path / "mlruns.db", "toy")
     assert not (tmp_path / "mlruns.db").exists()
     monkeypatch.setattr(os, "replace", replace)
+    (part,) = tmp_path.glob(".mlruns*")
+    part.with_name(f"{part.name}-journal").touch()  # SQLite's, of a process killed within a transaction
     trainer, _ = _tracked(tmp_path, studies)
     trainer.run()
     assert _runs(tmp_path)[1][0].info.status == "FINISHED"

@@ -19,7 +19,13 @@ def reference(tmp_path_factory):
     bundle = running.copy_bundle(tmp_path_factory.mktemp("whole"))
     done = running.run(bundle)
     assert done.returncode == 0, done.stdout + done.stderr
-    return bundle, running.losses(bundle)
+    return bundle, _all_losses(bundle)
+
+
+def _all_losses(bundle):
+    return running.losses(bundle) | {
+        (f"{stage} epoch", epoch): values for (stage, epoch), values in running.losses(bundle, "epoch_loss").items()
+    }
 
 
 def _kill_until_done(bundle, kills, workers, rng):
@@ -69,9 +75,10 @@ def test_killed_job_resumes_to_identical_losses(reference, tmp_path, kills, work
     whole, expected = reference
     bundle = running.copy_bundle(tmp_path)
     hits = _kill_until_done(bundle, kills, workers, random.Random(f"{kills} {workers}"))
-    found = running.losses(bundle)
+    found = _all_losses(bundle)
     print(f"{hits} of {kills} kills hit; {len(found)} of {len(expected)} losses logged")
     assert hits >= 1
+    assert ("student epoch", 1) in expected
     assert found == expected
     assert all(len(values) == 1 for values in found.values())
     assert {run.info.status for run in running.runs(bundle)} == {"FINISHED"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,9 @@ def test_two_processes_log_the_losses_of_one(tmp_path, name):
     runs = running.runs(trained[1])
     assert sorted(run.info.run_name.rsplit("-", 1)[1] for run in runs) == sorted([*STAGES[name], "evaluation"])
     assert {run.info.status for run in runs} == {"FINISHED"}
+    lines = [line for line in done.stdout.splitlines() if re.match(r"\d\d:\d\d:\d\d ", line)]
+    assert sum(f"{STAGES[name][0]} epoch 1/" in line for line in lines) == 1, done.stdout
+    assert len(lines) == len(set(lines)), done.stdout
 
 
 def _train_cxr_cml(folder: Path, batch_size: int, processes: int) -> dict[str, dict[str, torch.Tensor]]:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
-from medvl_core.engine.loading import start_worker
+from medvl_core.engine.loading import start_worker, usable_workers
 from medvl_core.errors import EXIT_DATA, MedvlError
 from medvl_core.specs import ImageInput
 from medvl_core.study import Image, Study
@@ -102,7 +102,10 @@ class RegionVolumes:
         """
         missing = [study for study in studies if not self._made(study)]
         loader = DataLoader(
-            _Making(self, missing), batch_size=None, num_workers=num_workers, worker_init_fn=start_worker
+            _Making(self, missing),
+            batch_size=None,
+            num_workers=usable_workers(num_workers),
+            worker_init_fn=start_worker,
         )
         faults = [fault for fault in loader if fault] if missing else []
         if faults:
