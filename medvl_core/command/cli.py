@@ -239,11 +239,13 @@ def check(
 def new_plugin(
     name: Annotated[str, typer.Argument(help="Plugin id, lower snake case: components become NAME/...")],
     folder: Annotated[Path | None, typer.Argument(help="Folder to make; default medvl-NAME.")] = None,
+    kind: Annotated[list[str] | None, typer.Option(help=f"{', '.join(KINDS)}. Repeatable; default encoder.")] = None,
 ) -> None:
-    """Start a plugin of your own: a copy of the example plugin under your name."""
+    """Start a plugin of your own: a copy of the examples of these kinds under your name."""
     from medvl_core.command.new_plugin import create_plugin
 
-    made = create_plugin(name, folder, taken=[record.id for record in _registry().records])
+    taken = [record.id for record in _registry().records]
+    made = create_plugin(name, folder, kinds=kind or ["encoder"], taken=taken)
     typer.echo(f"made {made}; next: pip install -e {made} && pytest {made} && medvl plugins")
 
 

@@ -138,7 +138,9 @@ def test_bundle_check_lists_damaged_files(name, text, expected, override, tmp_pa
 def test_new_plugin(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert "made medvl-my-lab" in invoke("new-plugin", "my_lab").output
-    assert Path("medvl-my-lab/medvl_my_lab/plugin.py").is_file()
+    assert Path("medvl-my-lab/medvl_my_lab/encoders.py").is_file()
+    invoke("new-plugin", "mine", "there", "--kind", "loss", "--kind", "dataset")
+    assert {path.stem for path in Path("there/medvl_mine").iterdir()} == {"__init__", "plugin", "losses", "datasets"}
 
 
 @pytest.mark.parametrize(

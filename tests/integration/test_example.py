@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from medvl_core.specs import KINDS
+
 EXAMPLE = Path(__file__).parents[2] / "plugins" / "example"
 
 
@@ -39,7 +41,7 @@ def test_it_is_listed_with_its_distribution(installed):
     )
     example = next(record for record in listed if record["id"] == "example")
     assert (example["distribution"], example["version"], example["status"]) == ("medvl-example", "0.1.0", "loaded")
-    assert [component["name"] for component in example["components"]] == ["example/tiny_vit"]
+    assert [component["kind"] for component in example["components"]] == list(KINDS)
 
 
 def test_it_builds_from_there(installed):
