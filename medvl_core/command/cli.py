@@ -255,4 +255,16 @@ def new_plugin(
     typer.echo(f"made {made}; next: pip install -e {made} && pytest {made} && medvl plugins")
 
 
+@app.command()
+def new_bundle(
+    name: Annotated[str, typer.Argument(help="Name of the method, lower snake case.")],
+    folder: Annotated[Path | None, typer.Argument(help="Folder to make; default NAME.")] = None,
+) -> None:
+    """Start a method of your own: a bundle that trains at once on generated patients."""
+    from medvl_core.command.new_bundle import create_bundle
+
+    made = create_bundle(name, folder)
+    typer.echo(f"made {made}; next: python -m monai.bundle run --config_file {made / 'configs' / 'train.json'}")
+
+
 add_commands(app)

@@ -15,17 +15,17 @@ _SUFFIXES = (".md", ".py", ".toml")
 _MODULES = {spec.kind: hook.removeprefix("medvl_") for hook, spec in HOOKS.items()}
 
 
-def template_folder() -> Path:
-    """The example plugin: packaged as ``medvl_core/template``, or ``plugins/example`` of a checkout.
+def template_folder(packaged: str = "template", source: str = "plugins/example") -> Path:
+    """The example plugin: packaged as ``medvl_core/template``, or ``plugins/example`` of a checkout; or another one.
 
     Raises:
         MedvlError: If neither is there.
     """
     package = Path(__file__).parents[1]
-    for folder in (package / "template", package.parent / "plugins" / "example"):
-        if (folder / "pyproject.toml").is_file():
+    for folder in (package / packaged, package.parent / source):
+        if folder.is_dir():
             return folder
-    raise MedvlError(f"{package / 'template'}: the plugin template is missing; reinstall medvl")
+    raise MedvlError(f"{package / packaged}: this template is missing; reinstall medvl")
 
 
 def create_plugin(

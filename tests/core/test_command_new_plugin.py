@@ -96,12 +96,10 @@ def test_nothing_is_overwritten(tmp_path):
 
 def test_packaged_template_comes_before_the_checkouts(tmp_path, monkeypatch):
     package = tmp_path / "medvl_core"
-    (tmp_path / "plugins/example").mkdir(parents=True)
     monkeypatch.setattr(new_plugin, "__file__", str(package / "command" / "new_plugin.py"))
     with pytest.raises(MedvlError, match="template is missing"):
         template_folder()
-    (tmp_path / "plugins/example/pyproject.toml").touch()
-    assert template_folder() == Path(tmp_path / "plugins/example")
+    (tmp_path / "plugins/example").mkdir(parents=True)
+    assert template_folder() == tmp_path / "plugins/example"
     (package / "template").mkdir(parents=True)
-    (package / "template/pyproject.toml").touch()
     assert template_folder() == package / "template"
