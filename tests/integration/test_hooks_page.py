@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import json
 import re
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 
 import medvl_core
 from medvl_core import protocols, specs, study
+from medvl_core.engine.loading import Draw
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "plugins" / "example" / "medvl_example"
@@ -25,7 +27,9 @@ CLASSES = {
     for module in (specs, protocols, study)
     for name in module.__all__
     if inspect.isclass(found := getattr(module, name))
-}
+} | {"Draw": Draw}
+OFFERED = dict(re.findall(r"^\| (\w+) \| (`.*) \|$", PAGE, flags=re.MULTILINE))
+BUNDLES = [*ROOT.glob("monai_bundles/*/configs/train.json"), *ROOT.glob("plugins/example_bundle/*/configs/train.json")]
 DATA = sorted(name for name, found in CLASSES.items() if dataclasses.is_dataclass(found))
 PROTOCOLS = sorted(name for name, found in CLASSES.items() if getattr(found, "_is_protocol", False))
 
@@ -81,3 +85,19 @@ def call_of(name: str, member: object) -> str:
         return name
     parameters = list(inspect.signature(member).parameters.values())[1:]
     return f"{name}({', '.join(str(one.replace(annotation=one.empty)) for one in parameters)})"
+
+
+def offers_of(node: object) -> set[tuple[str, str]]:
+    """Kind and option of everything that a config offers."""
+    if isinstance(node, list):
+        return {offer for item in node for offer in offers_of(item)}
+    if not isinstance(node, dict):
+        return set()
+    kind = str(node.get("_target_", "")).removeprefix("medvl_core.build_")
+    return {(kind, option) for option in node.get("offers", {})} | offers_of(list(node.values()))
+
+
+@pytest.mark.parametrize("path", BUNDLES, ids=lambda path: path.parts[-3])
+def test_the_page_lists_what_bundles_offer(path):
+    for kind, option in offers_of(json.loads(path.read_text(encoding="utf-8"))):
+        assert f"`{option}`" in OFFERED[kind], f"{path} offers {option!r} to the {kind}, hooks.md does not say so"

@@ -37,7 +37,7 @@ class AgeAware(nn.Module):
     def forward(self, batch: AlignmentBatch) -> LossOutput:
         """Embeddings ``P E`` of both modalities and ``extras["age"]`` ``P`` → the loss, in fp32."""
         a, b = (batch.embeddings[name].float() for name in self.pair)
-        targets = self.targets(batch.extras["age"].to(a))
+        targets = self.targets(torch.as_tensor(batch.extras["age"], dtype=a.dtype, device=a.device))
         with torch.autocast(a.device.type, enabled=False):
             logits = batch.logit_scale.float() * (a @ b.T)
             total = (cross_entropy(logits, targets) + cross_entropy(logits.T, targets)) / 2
