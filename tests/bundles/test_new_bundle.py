@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import signal
 import sys
 
@@ -20,6 +21,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning", "ignore::UserWarning"),
     pytest.mark.usefixtures("_process_as_before"),
 ]
+PAGE = (running.ROOT / "plugins" / "example_bundle" / "example_bundle" / "configs" / "train.json").read_text()
 TINY = {
     "dataset::options_for::baseline/phantom": {"n_subjects": 40, "shape": [16, 16, 16]},
     "image_encoder::offers": {"size": [32, 32], "base_width": 4},
@@ -78,5 +80,11 @@ def test_it_gives_the_findings_of_a_film(mine, tmp_path):
 
 
 def test_its_page_is_short():
-    page = running.ROOT / "plugins" / "example_bundle" / "example_bundle" / "configs" / "train.json"
-    assert len(page.read_text().splitlines()) <= 80
+    assert len(PAGE.splitlines()) <= 80
+
+
+def test_the_how_to_names_every_key_of_the_page():
+    guide = (running.ROOT / "docs" / "how-to" / "write-a-bundle.md").read_text()
+    table = guide[guide.index("| keys |") : guide.index("Every `")]
+    named = [key for row in table.splitlines()[2:] if row for key in re.findall(r"`(\w+)`", row.split("|")[1])]
+    assert sorted(named) == sorted(json.loads(PAGE))
