@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,8 @@ import pytest
 from medvl_core.bundle.manifest import read_manifest
 from medvl_core.specs import KINDS
 
-PLUGINS = Path(__file__).parents[2] / "plugins"
+ROOT = Path(__file__).parents[2]
+PLUGINS = ROOT / "plugins"
 EXAMPLES = ("example", "example_bundle")
 TINY = (
     *("--dataset#options_for#baseline/phantom", "{'n_subjects': 20, 'shape': [16, 16, 16]}"),
@@ -81,3 +83,24 @@ def test_the_bundle_trains_with_its_own_loss(installed):
     manifest = read_manifest(bundle / "example_bundle" / "models" / "manifest.json")
     assert manifest["plugins"]["example_bundle"]["status"] == "loaded"
     assert (bundle / "example_bundle" / "eval" / "comparison.md").is_file()
+
+
+def test_medvls_own_wheel_holds_both_templates(tmp_path):
+    for name in ("medvl_core", "plugins"):
+        ignored = shutil.ignore_patterns("__pycache__", "build", "*.egg-info")
+        shutil.copytree(ROOT / name, tmp_path / "source" / name, ignore=ignored)
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, tmp_path / "source")
+    run("-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", tmp_path, tmp_path / "source")
+    (wheel,) = tmp_path.glob("medvl-*.whl")
+    zipfile.ZipFile(wheel).extractall(tmp_path / "site")
+    command = ("-c", "from medvl_core.command.cli import main; main()")
+    for name, made in (("new-plugin", "medvl-mine"), ("new-bundle", "mine")):
+        assert f"made {made}" in run(*command, name, "mine", path=tmp_path / "site", cwd=tmp_path)
+    shipped = {
+        path.relative_to(tmp_path / "site/medvl_core") for path in tmp_path.glob("site/medvl_core/template*/**/*")
+    }
+    for template, source in (("template", "example"), ("template_bundle", "example_bundle/example_bundle")):
+        for path in (PLUGINS / source).rglob("*.*"):
+            if path.suffix in (".md", ".py", ".toml", ".json", ".conf", ".txt"):
+                assert Path(template, path.relative_to(PLUGINS / source)) in shipped
