@@ -188,6 +188,7 @@ def _check_component(
         if not isinstance(value, dict) and str(value)[:1] != "$":  # what an expression gives is not known here
             yield Problem(f"{where}::options_for", f"{value!r} is no object; map names of components to their options")
     per_name = {key: value for key, value in per_name.items() if isinstance(value, dict)}
+    offers = _resolved(node.get("offers", {}), configs)
     chosen_later = name.startswith("$")  # by an expression, e.g. what a manifest names
     for option_name in [*([] if chosen_later else [name]), *(key for key in per_name if key != name)]:
         try:
@@ -199,18 +200,23 @@ def _check_component(
             yield Problem(f"{where}::name", f"{option_name!r} is a short name; write {component.full_name!r}")
         given = per_name.get(option_name, {})
         if option_name == name:
-            own = {key: value for key, value in node.items() if key not in ("name", "options_for") and key[:1] != "_"}
+            builders = ("name", "options_for", "offers", "encoder" if kind == "pooling" else "")
+            own = {key: value for key, value in node.items() if key not in builders and key[:1] != "_"}
             given = {**given, **own}
-        yield from _unknown_options(where, component, given)
-        yield _Use(where, component, {key: _resolved(value, configs) for key, value in given.items()})
+        try:
+            options = component_options(component)
+        except Exception as error:  # whatever a plugin raises becomes a listed problem
+            yield Problem(where, f"{component.full_name}: {explain(error)}")
+            options = {}
+        else:
+            yield from _unknown_options(where, component, options, given)
+        fitting = {key: value for key, value in offers.items() if key in options} if isinstance(offers, dict) else {}
+        yield _Use(where, component, {key: _resolved(value, configs) for key, value in {**fitting, **given}.items()})
 
 
-def _unknown_options(where: str, component: Component, given: Mapping[str, Any]) -> Iterator[Problem]:
-    try:
-        options = component_options(component)
-    except Exception as error:  # whatever a plugin raises becomes a listed problem
-        yield Problem(where, f"{component.full_name}: {explain(error)}")
-        return
+def _unknown_options(
+    where: str, component: Component, options: Mapping[str, Any], given: Mapping[str, Any]
+) -> Iterator[Problem]:
     if any(option.kind is option.VAR_KEYWORD for option in options.values()):
         return
     for key in given:

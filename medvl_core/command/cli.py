@@ -8,7 +8,7 @@ import os
 import sys
 import warnings
 from collections.abc import Iterable
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -50,25 +50,31 @@ def main() -> None:
 def add_commands(to: typer.Typer) -> None:
     """Add the commands that distributions offer in the entry-point group ``medvl.commands``.
 
-    Each is a function for typer, or a ``typer.Typer`` of several. One that cannot be imported is named in a warning on
-    stderr and left out; one whose name is taken likewise, as plugins are.
+    Each is a function for typer, or a ``typer.Typer`` of several. One that cannot be used, or whose name is taken, is
+    named in a warning on stderr and left out. medvl's own come first, so that no other takes their names.
     """
     taken = {str(one.name or one.callback.__name__).replace("_", "-") for one in to.registered_commands if one.callback}
     taken |= {str(group.name) for group in to.registered_groups}
-    for point in sorted(entry_points(group=COMMANDS), key=lambda point: point.name):
-        if point.name in taken:
-            sys.stderr.write(f"WARNING command {point.name!r} of {point.value} is left out: the name is taken\n")
+    for point in sorted(entry_points(group=COMMANDS), key=lambda point: (_owner(point) != "medvl", point.name)):
+        try:
+            if point.name in taken:
+                raise MedvlError("the name is taken")
+            found, alone = point.load(), typer.Typer()
+            if isinstance(found, typer.Typer):
+                alone.add_typer(found, name=point.name)
+            else:
+                alone.command(point.name)(found)
+            typer.main.get_command(alone)  # only now are the options read: a type that typer does not know fails here
+        except (Exception, SystemExit) as error:  # any command's fault must leave the others alone
+            sys.stderr.write(f"WARNING command {point.name!r} of {point.value} is left out: {error}\n")
             continue
         taken.add(point.name)
-        try:
-            found = point.load()
-        except Exception as error:  # any plugin's fault must leave the other commands alone
-            sys.stderr.write(f"WARNING command {point.name!r} is left out: {point.value}: {error}\n")
-            continue
-        if isinstance(found, typer.Typer):
-            to.add_typer(found, name=point.name)
-        else:
-            to.command(point.name)(found)
+        to.registered_commands += alone.registered_commands
+        to.registered_groups += alone.registered_groups
+
+
+def _owner(point: EntryPoint) -> str:
+    return point.dist.name if point.dist else ""
 
 
 def _registry() -> Registry:
@@ -239,12 +245,26 @@ def check(
 def new_plugin(
     name: Annotated[str, typer.Argument(help="Plugin id, lower snake case: components become NAME/...")],
     folder: Annotated[Path | None, typer.Argument(help="Folder to make; default medvl-NAME.")] = None,
+    kind: Annotated[list[str] | None, typer.Option(help=f"{', '.join(KINDS)}. Repeatable; default encoder.")] = None,
 ) -> None:
-    """Start a plugin of your own: a copy of the example plugin under your name."""
+    """Start a plugin of your own: a copy of the examples of these kinds under your name."""
     from medvl_core.command.new_plugin import create_plugin
 
-    made = create_plugin(name, folder, taken=[record.id for record in _registry().records])
+    taken = [record.id for record in _registry().records]
+    made = create_plugin(name, folder, kinds=kind or ["encoder"], taken=taken)
     typer.echo(f"made {made}; next: pip install -e {made} && pytest {made} && medvl plugins")
+
+
+@app.command()
+def new_bundle(
+    name: Annotated[str, typer.Argument(help="Name of the method, lower snake case.")],
+    folder: Annotated[Path | None, typer.Argument(help="Folder to make; default NAME.")] = None,
+) -> None:
+    """Start a method of your own: a bundle that trains at once on generated patients."""
+    from medvl_core.command.new_bundle import create_bundle
+
+    made = create_bundle(name, folder)
+    typer.echo(f"made {made}; next: python -m monai.bundle run --config_file {made / 'configs' / 'train.json'}")
 
 
 add_commands(app)

@@ -160,6 +160,15 @@ def test_options_by_reference_are_checked_and_expressions_are_not(folder):
     ]
 
 
+def test_offered_options_reach_the_component_that_has_them(folder):
+    encoder = {"_target_": "medvl_core.build_encoder", "name": "baseline/resnet18_2d"}
+    pooling = {**TRAIN["pooling"], "encoder": "@encoder", "offers": {"embed_dim": 4, "heads": 2}}
+    train = {**TRAIN, "encoder": {**encoder, "offers": {"size": "@size", "patch": 2}}, "pooling": pooling}
+    assert problems(folder, train=train) == []
+    found = problems(folder.with_name("other"), train={**train, "size": [64, 64]})
+    assert [line for line in found if "baseline/resnet18_2d [64, 64]" in line]
+
+
 def test_name_by_reference(folder):
     train = {**TRAIN, "which": "baseline/nope", "node": {"_target_": "medvl_core.build_pooling", "name": "@which"}}
     assert any("no pooling is called 'baseline/nope'" in line for line in problems(folder, train=train))

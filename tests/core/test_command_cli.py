@@ -51,6 +51,76 @@ def test_importing_medvl_core_loads_nothing_heavy():
     subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": ":".join(filter(None, sys.path))})
 
 
+COMMANDS = """
+import sys
+import typer
+
+def count(words: list[str]) -> None:
+    "Count words."
+    import collections
+    typer.echo(len(words))
+
+group = typer.Typer(help="Several commands.")
+
+@group.command()
+def one() -> None: "The first."
+
+@group.command()
+def two() -> None: "The second."
+
+def no_such_type(when: int | str) -> None: ...
+
+text = "no function"
+"""
+LEAVES = "import sys; sys.exit('gone')"
+
+
+@pytest.fixture
+def lab(tmp_path, monkeypatch):
+    """Installs a distribution whose commands are given as ``name = value`` lines."""
+
+    def install(*lines: str) -> None:
+        (tmp_path / "lab_commands.py").write_text(COMMANDS)
+        (tmp_path / "lab_leaves.py").write_text(LEAVES)
+        (tmp_path / "lab-1.dist-info").mkdir()
+        (tmp_path / "lab-1.dist-info/METADATA").write_text("Metadata-Version: 2.1\nName: lab\nVersion: 1\n")
+        (tmp_path / "lab-1.dist-info/entry_points.txt").write_text("\n".join(["[medvl.commands]", *lines]))
+        monkeypatch.syspath_prepend(tmp_path)
+
+    return install
+
+
+def test_commands_of_other_distributions_are_listed_and_run(lab):
+    lab("count = lab_commands:count", "lab = lab_commands:group")
+    done, _ = in_subprocess("--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    for text in ("count", "Count words.", "Several commands.", "compare"):
+        assert text in done.stdout
+    assert in_subprocess("count", "a", "b")[0].stdout == "2\n"
+    assert "The second." in in_subprocess("lab", "--help")[0].stdout
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("lost = lab_nothing:run", "'lost' of lab_nothing:run is left out: No module named 'lab_nothing'"),
+        ("lost = lab_commands:nothing", "'lost' of lab_commands:nothing is left out: module 'lab_commands' has no"),
+        ("lost = lab_commands:text", "'lost' of lab_commands:text is left out: 'no function' is not a callable"),
+        ("lost = lab_commands:no_such_type", "doesn't support Union types"),
+        ("lost = lab_leaves:run", "'lost' of lab_leaves:run is left out: gone"),
+        ("doctor = lab_commands:count", "'doctor' of lab_commands:count is left out: the name is taken"),
+        ("compare = lab_commands:count", "'compare' of lab_commands:count is left out: the name is taken"),
+    ],
+)
+def test_a_faulty_command_is_named_and_the_others_work(line, reason, lab):
+    lab(line, "count = lab_commands:count")
+    done, _ = in_subprocess("count", "a", "b")
+    assert (done.returncode, done.stdout) == (0, "2\n")
+    assert done.stderr.startswith("WARNING command ")
+    assert reason in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
 def test_version():
     assert invoke("--version").output.strip() == __version__
 
@@ -138,7 +208,9 @@ def test_bundle_check_lists_damaged_files(name, text, expected, override, tmp_pa
 def test_new_plugin(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert "made medvl-my-lab" in invoke("new-plugin", "my_lab").output
-    assert Path("medvl-my-lab/medvl_my_lab/plugin.py").is_file()
+    assert Path("medvl-my-lab/medvl_my_lab/encoders.py").is_file()
+    invoke("new-plugin", "mine", "there", "--kind", "loss", "--kind", "dataset")
+    assert {path.stem for path in Path("there/medvl_mine").iterdir()} == {"__init__", "plugin", "losses", "datasets"}
 
 
 @pytest.mark.parametrize(

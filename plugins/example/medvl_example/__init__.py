@@ -1,1 +1,1 @@
-"""The smallest useful medvl plugin."""
+"""Components of one's own for medvl."""

@@ -1,4 +1,4 @@
-"""The encoder itself. This module may import anything: it is loaded when the encoder is built, never before."""
+"""An encoder. This module may import anything: it is loaded when the encoder is built, never before."""
 
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""A method of one's own: what its bundle needs and no installed plugin has."""
