@@ -152,7 +152,7 @@ class Stage(SupervisedTrainer):
         parameters: What the optimiser gets; ``None``: everything trainable of model and loss.
         max_norm: Bound of the gradient's L2 norm.
         patience: Validations without a better ``best`` after which the stage ends early; ``None``: never.
-        validate_loss: Compute the loss in every validation, too.
+        validate_loss: Compute the loss in every validation, too; always for ``ReduceLROnPlateau``.
         judged: What the validation runs; ``None``: the model.
         validation_batch: Studies per validation step; ``None``: ``batch_size``.
         group_unique: Never two reconstructions of one scan in a batch.
@@ -208,7 +208,7 @@ class Stage(SupervisedTrainer):
             prepare_batch=prepare_batch,
             decollate=False,
             metric_cmp_fn=(lambda new, old: new < old) if self._lower else (lambda new, old: new > old),
-            **self._measures(metrics, validate_loss),
+            **self._measures(metrics, validate_loss or on_plateau),
             val_handlers=[
                 *([_schedule_handler(scheduler)] if on_plateau else []),
                 SaveBest(self.file, self.keep),

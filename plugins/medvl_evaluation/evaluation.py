@@ -67,6 +67,7 @@ class Evaluation:
         bundle: The bundle's folder, for the report's header.
         show_text: Keep report text and show excerpts beside the cases. Off, no file of the evaluation holds any.
         against: The evaluation folder of another run on the same studies, for the report's paired tests.
+        name: Of its MLflow run.
 
     Raises:
         OptionError: If one is no evaluator; the message names the members that it lacks.
@@ -84,8 +85,9 @@ class Evaluation:
         bundle: str | Path | None = None,
         show_text: bool = False,
         against: str | Path | None = None,
+        name: str = "evaluation",
     ) -> None:
-        self.job = job
+        self.job, self.name = job, name
         self.networks = dict(networks)
         self.dataloader = dataloader
         self.evaluators = [evaluator for evaluator in evaluators if evaluator is not None]
@@ -198,7 +200,7 @@ class Evaluation:
         write_provenance(self.folder, self.bundle, self.job.manifest)
         write_case_files(self.folder, self._cases, self.dataloader.dataset, self.show_text)  # type: ignore[arg-type]
         write_report(self.folder, self.show_text, self.against)
-        if (tracking := self.job.tracking("evaluation")) is not None:
+        if (tracking := self.job.tracking(self.name)) is not None:
             track_evaluation(**tracking, folder=self.folder, manifest=self.job.manifest)
         logger.info("held-out evaluation, written to %s\n%s", path.parent, comparison.text())
 

@@ -25,7 +25,7 @@ from medvl_evaluation.splits.shares import k_folds
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["cross_validate", "fold_studies", "fold_table", "pool_folds", "rank_share", "summary_table"]
+__all__ = ["InFolds", "cross_validate", "fold_studies", "fold_table", "pool_folds", "rank_share", "summary_table"]
 
 logger = logging.getLogger(__name__)
 _SPLITS = ("train", "validation", "test")
@@ -64,6 +64,18 @@ def fold_studies(
     parts = k_folds([study.subject_id for study in studies], n_folds, validation, labels, seed)[fold]
     names = {"val": "validation"}
     return {names.get(name, name): [studies[i] for i in rows] for name, rows in parts.items()}
+
+
+class InFolds:
+    """A dataset whose splits are those of one fold, by `fold_studies`."""
+
+    def __init__(self, dataset: Any, fold: int, n_folds: int = 5) -> None:
+        self.label_names, self.fields = dataset.label_names, getattr(dataset, "fields", {})
+        self._parts = fold_studies(dataset, fold, n_folds)
+
+    def studies(self, split: str) -> list[Study]:
+        """Those of one split of the fold."""
+        return self._parts[split]
 
 
 def cross_validate(
