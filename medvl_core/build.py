@@ -44,10 +44,12 @@ def build_encoder(name: str, **options: Any) -> Any:
 def build_pooling(name: str, encoder: Any = None, **options: Any) -> Any:
     """Builds a pooling, which carries ``.component`` and ``.built_with``; see ``build_encoder``.
 
-    With ``encoder``, whose tokens it will read, its width is offered as ``embed_dim``.
+    With ``encoder``, whose tokens it will read, its width is offered as ``embed_dim`` to one that does not take any.
     """
     if encoder is not None:
-        options["offers"] = {"embed_dim": encoder.embed_dim, **options.get("offers", {})}
+        width = component_options(registry().find("pooling", name)).get("embed_dim")
+        wanted = {} if width is None or width.default is None else {"embed_dim": encoder.embed_dim}
+        options["offers"] = wanted | options.get("offers", {})
     return _build("pooling", name, options)
 
 

@@ -155,7 +155,7 @@ class Cohort:
         usable: Studies and the name of their split → those that can be used, in the order wanted.
 
     Attributes:
-        studies: Split → studies.
+        studies: Split → studies, of all splits.
         label_names: Columns of the labels.
     """
 
@@ -163,8 +163,12 @@ class Cohort:
         self, dataset: Dataset, seed: int = 0, usable: Callable[[list[Study], str], list[Study]] | None = None
     ) -> None:
         self.dataset, self.seed, self.label_names = dataset, seed, tuple(dataset.label_names)
-        read = {split: list(dataset.studies(split)) for split in ("train", "validation", "test")}
-        self.studies = read if usable is None else {split: usable(part, split) for split, part in read.items()}
+        self._usable = usable
+        self._read: dict[str, list[Study]] = {}
+
+    @property
+    def studies(self) -> dict[str, list[Study]]:  # noqa: D102
+        return {split: self._part(split) for split in ("train", "validation", "test")}
 
     @property
     def everyone(self) -> list[Study]:
@@ -173,7 +177,13 @@ class Cohort:
 
     def split(self, name: str, fields: Mapping[str, Field | None]) -> StudyDataset:
         """One split with these fields, and those that the dataset offers itself."""
-        return StudyDataset(self.studies[name], fields, self.label_names, self.seed, self.dataset)
+        return StudyDataset(self._part(name), fields, self.label_names, self.seed, self.dataset)
+
+    def _part(self, name: str) -> list[Study]:
+        if name not in self._read:
+            studies = list(self.dataset.studies(name))  # type: ignore[arg-type]
+            self._read[name] = studies if self._usable is None else self._usable(studies, name)
+        return self._read[name]
 
 
 class CounterBatchSampler(Sampler[list[tuple[int, int]]]):

@@ -109,12 +109,25 @@ class Job:
             return None
         return {"run_name": f"{self.id}-{stage}", "store": self.store, "experiment_name": self.name}
 
-    def keeps(self, module: nn.Module, file: Path) -> None:
+    def save(self, module: nn.Module, file: str) -> None:
+        """Write a module's weights to a file of the folder, as they are."""
+        if distributed.rank() == 0:
+            save_weights(module, self.folder / file)
+        self._keeps(module, self.folder / file)
+
+    def load(self, module: nn.Module, file: str | Path) -> None:
+        """Load a module's weights, from anywhere, and put it in eval mode."""
+        load_weights(module, file)
+        module.eval()
+        self._keeps(module, Path(file))
+
+    def _keeps(self, module: nn.Module, file: Path) -> None:
         """Note which parts lie in a weights file; a later stage's has the last word."""
+        own = file.resolve().parent == self.folder.resolve()
         prefixes = {id(one): f"{path}." if path else "" for path, one in module.named_modules()}
         for name, part in self.parts.items():
             if (prefix := prefixes.get(id(part))) is not None:
-                self._weights[name] = {"file": file.name, "prefix": prefix}
+                self._weights[name] = {"file": file.name if own else str(file.resolve()), "prefix": prefix}
 
     def finish(self) -> None:
         """Write the manifest beside the weights, with the file that holds each part."""
@@ -243,7 +256,6 @@ class Stage(SupervisedTrainer):
                 ExactResume(job.folder / f"{name}_last.pt", objects, job.seed, job.resume, self.evaluator, job.every),
             ],
         )
-        job.keeps(self.keep, self.file)
 
     def fit(self, weights: str | Path | None = None) -> None:
         """Train, and end with the best weights in the kept module and its file; or load ``weights`` instead."""
@@ -263,8 +275,7 @@ class Stage(SupervisedTrainer):
 
     def load(self, weights: str | Path | None = None) -> None:
         """Load the kept module's weights, as trained before or from ``weights``."""
-        load_weights(self.keep, weights or self.file)
-        self.keep.eval()
+        self.job.load(self.keep, weights or self.file)
 
     def _measures(self, evaluators: Mapping[str, Any], validate_loss: bool) -> dict[str, Any]:
         """The metric that chooses the best weights, and the others."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Mapping, Sequence
+import random
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,7 +30,7 @@ from medvl_imaging.images import ImageRows
 from medvl_imaging.store.tensors import TensorStore
 from medvl_imaging.transforms import STANDARDISE_VERSION
 
-__all__ = ["FrozenEmbedding", "image_rows", "image_store", "prepare_images", "producer_of", "usable_studies"]
+__all__ = ["FrozenEmbedding", "image_rows", "image_store", "prepare_images", "producer_of", "usable", "usable_studies"]
 
 logger = logging.getLogger(__name__)
 
@@ -138,6 +139,28 @@ def usable_studies(
     if table is not None and distributed.rank() == 0:
         write_csv(table, ("study", "reason"), list(refused.items()))
     return [study for study in studies if study.study_id not in refused]
+
+
+def usable(
+    rows: Sequence[ImageRows], table: str, num_workers: int = 0, seed: int = 0
+) -> Callable[[list[Study], str], list[Study]]:
+    """The ``usable`` of a ``Cohort``: :func:`usable_studies` of a split, those of validation in random order.
+
+    Their loss compares within a batch, and neighbours in a data set are of one class.
+
+    Args:
+        rows: See :func:`usable_studies`.
+        table: CSV, with ``{}`` in place of the split.
+        num_workers: See there.
+        seed: Of the order.
+    """
+
+    def of(studies: list[Study], split: str) -> list[Study]:
+        if split == "validation":
+            studies = random.Random(seed).sample(studies, len(studies))
+        return usable_studies(studies, rows, table.replace("{}", split), num_workers)
+
+    return of
 
 
 class FrozenEmbedding:
