@@ -243,7 +243,10 @@ def test_metadata_lists_the_components(folder):
     [
         ({"medvl": {"components": ["baseline/mean"]}}, 'components: is ["baseline/mean"], no object of lists'),
         ({"medvl": ["x"]}, "components: is missing"),
-        ({"medvl": {"components": {"encoder": "x", "pooling": [{}]}}}, 'components::encoder: is "x", no list of full names'),
+        (
+            {"medvl": {"components": {"encoder": "x", "pooling": [{}]}}},
+            'components::encoder: is "x", no list of full names',
+        ),
         ({"network_data_format": ["x"]}, "network_data_format: ['x'] is not of type 'object'"),
         ({"network_data_format": {"inputs": {"image": {"spatial_shape": 3}}, "outputs": {}}}, "spatial_shape"),
     ],
