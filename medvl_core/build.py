@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from importlib import import_module
+from inspect import Parameter
 from typing import Any
 
 from medvl_core.errors import ComponentError, OptionError, did_you_mean
@@ -21,6 +22,7 @@ __all__ = [
     "build_text_source",
     "component_options",
     "load_factory",
+    "offered_options",
 ]
 
 
@@ -74,20 +76,23 @@ def build_dataset(name: str, **options: Any) -> Any:
     A ``folder`` among the ``offers`` is where the data lie: also offered as ``dataset_dir``, and as ``data_dir``,
     ``root`` or ``path`` where the dataset needs such an option.
     """
-    if "folder" in (offers := options.get("offers", {})):
-        has = component_options(registry().find("dataset", name))
-        empty = inspect.Parameter.empty
-        needed = [one for one in ("data_dir", "root", "path") if one in has and has[one].default is empty]
-        options["offers"] = dict.fromkeys(["dataset_dir", *needed], offers["folder"]) | offers
     return _build("dataset", name, options)
 
 
 def _build(kind: str, name: str, options: dict[str, Any]) -> Any:
     component = registry().find(kind, name)
     own = options.pop("options_for", {}).get(component.full_name, {})
-    has = component_options(component) if "offers" in options else {}
-    offered = {option: value for option, value in options.pop("offers", {}).items() if option in has}
+    offered = offered_options(component, options.pop("offers", {}))
     return build_component(component, {**offered, **own, **options})
+
+
+def offered_options(component: Component, offers: Mapping[str, Any]) -> dict[str, Any]:
+    """Of what a config offers, that which this component has an option for, under the names of its options."""
+    has = component_options(component) if offers else {}
+    if component.kind == "dataset" and "folder" in offers:
+        required = [one for one in ("data_dir", "root", "path") if one in has and has[one].default is Parameter.empty]
+        offers = dict.fromkeys(["dataset_dir", *required], offers["folder"]) | dict(offers)
+    return {option: value for option, value in offers.items() if option in has}
 
 
 def build_component(component: Component, options: Mapping[str, Any]) -> Any:

@@ -27,6 +27,8 @@ __all__ = ["Problem", "check_bundle"]
 _REQUIRED = ("LICENSE", "docs/README.md", "docs/data_license.txt", "configs/metadata.json", "configs/train.json")
 _ALLOWED = frozenset({"medvl_core", "monai", "torch", "ignite"})
 _BUILDERS = {f"{module}build_{kind}": kind for module in ("medvl_core.", "medvl_core.build.") for kind in KINDS}
+_OWN_KEYS = {kind: {"name", "options_for", "offers", *(["encoder"] if kind == "pooling" else [])} for kind in KINDS}
+"""What ``build_*`` takes itself."""
 _SCRIPTS = re.compile(r"^\$(import|from)\s+scripts\b|\bscripts\.\w")
 
 
@@ -182,13 +184,16 @@ def _check_component(
     if not isinstance(name, str):
         yield Problem(f"{where}::name", f"{node.get('name')!r} is not a component's name; write it as text")
         return
-    stated = _resolved(node.get("options_for", {}), configs)
+    stated, offers = (_resolved(node.get(key, {}), configs) for key in ("options_for", "offers"))
     per_name = {key: _resolved(value, configs) for key, value in stated.items()} if isinstance(stated, dict) else {}
     for value in (*per_name.values(), *([] if isinstance(stated, dict) else [stated])):
         if not isinstance(value, dict) and str(value)[:1] != "$":  # what an expression gives is not known here
             yield Problem(f"{where}::options_for", f"{value!r} is no object; map names of components to their options")
     per_name = {key: value for key, value in per_name.items() if isinstance(value, dict)}
-    offers = _resolved(node.get("offers", {}), configs)
+    offers = offers if isinstance(offers, dict) else {}
+    known = _options_of(kind) if offers else set()
+    for key in [key for key in offers if key not in known]:
+        yield Problem(f"{where}::offers", f"no installed {kind} has the option {key!r}{did_you_mean(key, known)}")
     chosen_later = name.startswith("$")  # by an expression, e.g. what a manifest names
     for option_name in [*([] if chosen_later else [name]), *(key for key in per_name if key != name)]:
         try:
@@ -200,29 +205,28 @@ def _check_component(
             yield Problem(f"{where}::name", f"{option_name!r} is a short name; write {component.full_name!r}")
         given = per_name.get(option_name, {})
         if option_name == name:
-            builders = ("name", "options_for", "offers", "encoder" if kind == "pooling" else "")
-            own = {key: value for key, value in node.items() if key not in builders and key[:1] != "_"}
+            own = {key: value for key, value in node.items() if key not in _OWN_KEYS[kind] and key[:1] != "_"}
             given = {**given, **own}
         try:
             options = component_options(component)
         except Exception as error:  # whatever a plugin raises becomes a listed problem
             yield Problem(where, f"{component.full_name}: {explain(error)}")
-            options = {}
-        else:
-            yield from _unknown_options(where, component, options, given)
-        fitting = {key: value for key, value in offers.items() if key in options} if isinstance(offers, dict) else {}
-        yield _Use(where, component, {key: _resolved(value, configs) for key, value in {**fitting, **given}.items()})
+            continue
+        takes_any = any(option.kind is option.VAR_KEYWORD for option in options.values())
+        for key in [] if takes_any else [key for key in given if key not in options]:
+            hint = f"{did_you_mean(key, options)} (options: {', '.join(options)})"
+            yield Problem(where, f"{component.full_name} has no option {key!r}{hint}")
+        given = {key: value for key, value in offers.items() if key in options} | given
+        yield _Use(where, component, {key: _resolved(value, configs) for key, value in given.items()})
 
 
-def _unknown_options(
-    where: str, component: Component, options: Mapping[str, Any], given: Mapping[str, Any]
-) -> Iterator[Problem]:
-    if any(option.kind is option.VAR_KEYWORD for option in options.values()):
-        return
-    for key in given:
-        if key not in options:
-            hint = did_you_mean(key, options)
-            yield Problem(where, f"{component.full_name} has no option {key!r}{hint} (options: {', '.join(options)})")
+def _options_of(kind: str) -> set[str]:
+    """What a config can offer: the options of all installed components of a kind."""
+    found: set[str] = set()
+    for component in registry().components(kind):
+        with suppress(Exception):  # a component that cannot be imported is reported where it is used
+            found |= set(component_options(component))
+    return found
 
 
 def _resolved(value: Any, configs: list[Mapping[str, Any]], depth: int = 8) -> Any:
@@ -270,7 +274,7 @@ def _inside(node: Any, *keys: str) -> Any:
 
 
 def _check_metadata(metadata: Mapping[str, Any], uses: list[_Use]) -> Iterator[Problem]:
-    """The list of components, and the shape of the image input, say what the configs say."""
+    """The components in use are listed (others may be, e.g. data sets to choose), and the image's shape is theirs."""
     where = "configs/metadata.json::medvl::components"
     listed = _inside(metadata, "medvl", "components")
     used = {kind: sorted({use.component.full_name for use in uses if use.component.kind == kind}) for kind in KINDS}
@@ -281,8 +285,14 @@ def _check_metadata(metadata: Mapping[str, Any], uses: list[_Use]) -> Iterator[P
         listed = used
     for kind in dict.fromkeys([*used, *listed]):
         given = listed.get(kind, [])
-        if (sorted(map(str, given)) if isinstance(given, list) else given) != used.get(kind, []):
-            yield Problem(f"{where}::{kind}", f"lists {given} but the configs use {used.get(kind, [])}")
+        if not isinstance(given, list):
+            yield Problem(f"{where}::{kind}", f"is {json.dumps(given)}, no list of full names")
+            continue
+        known = [component.full_name for component in registry().components(kind)]
+        for name in [name for name in given if name not in known]:
+            yield Problem(f"{where}::{kind}", f"lists {name!r}, which no plugin has{did_you_mean(str(name), known)}")
+        if missing := sorted(set(used.get(kind, [])) - set(map(str, given))):
+            yield Problem(f"{where}::{kind}", f"does not list {', '.join(missing)}, which the configs use")
     image = _inside(metadata, "network_data_format", "inputs", "image")
     if isinstance(image, dict) and isinstance(image.get("spatial_shape", []), list):  # else the schema says so
         yield from _check_image(image, uses)

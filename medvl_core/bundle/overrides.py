@@ -4,12 +4,24 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
+
+from medvl_core.build import offered_options
+from medvl_core.errors import MedvlError
+from medvl_core.manager import registry
 
 __all__ = ["misread_overrides", "rename_old_keys", "unread_overrides"]
 
-Reader = tuple[str, str] | None
 _WORDS = {"true": "True", "false": "False", **dict.fromkeys(("None", "none", "null"), "'$None'")}
+
+
+class _Idle(NamedTuple):
+    """A component that does not read a text: where it is chosen, which others would read it, and as what option."""
+
+    place: str
+    others: tuple[str, ...]
+    option: str = ""
+    chosen: str = ""
 
 
 def rename_old_keys(config: dict[str, Any]) -> list[str]:
@@ -50,7 +62,7 @@ def misread_overrides(overrides: Mapping[str, Any]) -> list[str]:
 
 
 def unread_overrides(config: Mapping[str, Any], keys: Iterable[str]) -> list[str]:
-    """One line per override that only a component reads which is not the one chosen.
+    """One line per override that only a component would read which is not the one chosen.
 
     ``--table studies.csv`` without ``--dataset#name baseline/folder`` would train on generated patients.
 
@@ -59,18 +71,24 @@ def unread_overrides(config: Mapping[str, Any], keys: Iterable[str]) -> list[str
         keys: Overridden keys; only top-level ones are looked at.
     """
     references = [(set(re.findall(r"@(\w+)", text)), reader) for text, reader in _texts(config, "", None)]
+    listed = config.get("_meta_", {}).get("medvl", {}).get("components", {})
+    documented = {name for names in listed.values() for name in names}
     lines = []
     for key in dict.fromkeys(keys):
         readers = [reader for names, reader in references if key in names]
-        if chosen := {reader for reader in readers if reader is not None} if None not in readers else set():
-            components = ", ".join(sorted(component for _, component in chosen))
-            switch = ", ".join(sorted({f"--{place}#name" for place, _ in chosen}))
-            lines.append(f"--{key} is for {components}, not chosen; choose it by {switch}, or leave --{key} out")
+        if not (idle := {reader for reader in readers if reader is not None} if None not in readers else set()):
+            continue
+        lacking = sorted({f"is offered as {one.option}; {one.chosen} has no such option" for one in idle if one.option})
+        others = sorted({other for one in idle for other in one.others if not one.option or other in documented})
+        has = f" ({' or '.join(others)} reads it)" if others else ""
+        said = "; ".join(lacking) + has if lacking else f"is for {', '.join(others)}, not chosen"
+        switch = ", ".join(sorted({f"--{one.place}#name" for one in idle}))
+        lines.append(f"--{key} {said}; choose {'another' if lacking else 'it'} by {switch}, or leave --{key} out")
     return lines
 
 
-def _texts(value: Any, place: str, reader: Reader) -> Iterator[tuple[str, Reader]]:
-    """Every text of a config; with where and for which component, when it is an option of one that is not chosen."""
+def _texts(value: Any, place: str, reader: _Idle | None) -> Iterator[tuple[str, _Idle | None]]:
+    """Every text of a config; with who would read it, when it is for a component that is not the chosen one."""
     if isinstance(value, str):
         yield value, reader
     elif isinstance(value, list):
@@ -78,10 +96,25 @@ def _texts(value: Any, place: str, reader: Reader) -> Iterator[tuple[str, Reader
             yield from _texts(item, place, reader)
     elif isinstance(value, Mapping):
         for key, item in value.items():
-            if key != "options_for":
+            if key == "options_for" and isinstance(item, Mapping):
+                name = str(value.get("name"))
+                for component, options in item.items():
+                    idle = component != name and not name.startswith(("@", "$"))
+                    yield from _texts(options, place, reader or (_Idle(place, (component,)) if idle else None))
+            elif key == "offers" and isinstance(item, Mapping):
+                for option, offered in item.items():
+                    yield from _texts(offered, place, reader or _not_taken(value, option, place))
+            else:
                 yield from _texts(item, f"{place}#{key}" if place else key, reader)
-                continue
-            name = str(value.get("name"))
-            for component, options in item.items():
-                idle = component != name and not name.startswith(("@", "$"))
-                yield from _texts(options, place, reader or ((place, component) if idle else None))
+
+
+def _not_taken(node: Mapping[str, Any], option: str, place: str) -> _Idle | None:
+    """Where a component is offered an option that it does not have: those of its kind that do."""
+    kind, name = str(node.get("_target_")).rpartition("build_")[2], str(node.get("name"))
+    try:
+        if offered_options(registry().find(kind, name), {option: None}):
+            return None
+    except MedvlError:  # named by an expression, or not there, which building it will say
+        return None
+    having = [one.full_name for one in registry().components(kind) if offered_options(one, {option: None})]
+    return _Idle(place, tuple(having), option, name)

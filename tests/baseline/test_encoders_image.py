@@ -165,3 +165,12 @@ def test_wrong_options_are_refused():
         _build("swin_t_2d", size=(36, 32))
     with pytest.raises(ValueError, match="differ in length"):
         _build("swin_t_2d", depths=(1, 1, 1))
+
+
+@pytest.mark.parametrize("size", [(96, 96), (64, 160), (32, 32), (224, 224)])
+def test_swin_t_reads_images_in_which_a_stage_is_smaller_than_its_window(size):
+    encoder = image_encoders.build_swin_t_2d(size=size).eval()
+    with torch.no_grad():
+        output = encoder(_images(encoder, 1))
+    assert output.grid == (size[0] // 32, size[1] // 32)
+    assert output.tokens.isfinite().all()

@@ -160,13 +160,20 @@ def test_options_by_reference_are_checked_and_expressions_are_not(folder):
     ]
 
 
-def test_offered_options_reach_the_component_that_has_them(folder):
-    encoder = {"_target_": "medvl_core.build_encoder", "name": "baseline/resnet18_2d"}
-    pooling = {**TRAIN["pooling"], "encoder": "@encoder", "offers": {"embed_dim": 4, "heads": 2}}
-    train = {**TRAIN, "encoder": {**encoder, "offers": {"size": "@size", "patch": 2}}, "pooling": pooling}
-    assert problems(folder, train=train) == []
-    found = problems(folder.with_name("other"), train={**train, "size": [64, 64]})
-    assert [line for line in found if "baseline/resnet18_2d [64, 64]" in line]
+def test_offered_options_are_options_of_some_component_of_the_kind(folder):
+    node = {"_target_": "medvl_core.build_loss", "name": "baseline/infonce", "offers": {"pair": ["a", "b"], "qurey": 1}}
+    found = [line for line in problems(folder, train=with_node("node", node)) if "::node" in line]
+    assert found == ["configs/train.json::node::offers: no installed loss has the option 'qurey'"]
+
+
+def test_what_is_offered_is_the_size_of_the_chosen_encoder(folder):
+    offered = {"_target_": "medvl_core.build_encoder", "name": "baseline/resnet18_2d", "offers": {"size": "@size"}}
+    assert problems(folder, train={**TRAIN, "encoder": offered}) == []
+
+
+def test_a_pooling_takes_the_encoder_it_reads_from(folder):
+    node = {"_target_": "medvl_core.build_pooling", "name": "baseline/mean", "encoder": "@encoder"}
+    assert problems(folder, train={**TRAIN, "pooling": node}) == []
 
 
 def test_name_by_reference(folder):
@@ -236,7 +243,10 @@ def test_metadata_lists_the_components(folder):
     [
         ({"medvl": {"components": ["baseline/mean"]}}, 'components: is ["baseline/mean"], no object of lists'),
         ({"medvl": ["x"]}, "components: is missing"),
-        ({"medvl": {"components": {"encoder": "x", "pooling": [{}]}}}, "components::encoder: lists x but the configs"),
+        (
+            {"medvl": {"components": {"encoder": "x", "pooling": [{}]}}},
+            'components::encoder: is "x", no list of full names',
+        ),
         ({"network_data_format": ["x"]}, "network_data_format: ['x'] is not of type 'object'"),
         ({"network_data_format": {"inputs": {"image": {"spatial_shape": 3}}, "outputs": {}}}, "spatial_shape"),
     ],
@@ -254,12 +264,11 @@ def test_own_schema_that_is_none(text, folder, tmp_path):
     assert str(problem).startswith(f"{schema}: is no JSON schema: ")
 
 
-def test_metadata_lists_other_components(folder):
-    listed = {"encoder": ["baseline/vit_3d"], "pooling": ["baseline/mean"], "loss": ["baseline/siglip"]}
+def test_metadata_lists_what_the_configs_use_and_perhaps_more_that_exists(folder):
+    listed = {"encoder": ["baseline/vit_3d"], "pooling": ["baseline/mean"], "loss": ["baseline/siglip", "mine/loss"]}
     assert problems(folder, metadata={**METADATA, "medvl": {"components": listed}}) == [
-        "configs/metadata.json::medvl::components::encoder: lists ['baseline/vit_3d'] "
-        "but the configs use ['baseline/resnet18_2d']",
-        "configs/metadata.json::medvl::components::loss: lists ['baseline/siglip'] but the configs use []",
+        "configs/metadata.json::medvl::components::encoder: does not list baseline/resnet18_2d, which the configs use",
+        "configs/metadata.json::medvl::components::loss: lists 'mine/loss', which no plugin has",
     ]
 
 

@@ -140,8 +140,9 @@ def build_swin_t_2d(
         embed_dim: Width of the first stage.
         depths: Blocks per stage.
         num_heads: Attention heads per stage.
-        window_size: Tokens along a side of an attention window.
-        weights: ``"random"``, or a state dict (.safetensors, .pt) of ``transformers.SwinModel`` without pooler.
+        window_size: Tokens along a side of an attention window; less in stages that have less, e.g. below 224 pixels.
+        weights: ``"random"``, or a state dict (.safetensors, .pt) of ``transformers.SwinModel`` without pooler, made
+            with the same windows.
 
     Returns:
         An encoder with stride 4 times 2 per stage after the first. No stochastic depth.
@@ -172,6 +173,7 @@ def build_swin_t_2d(
     )
     to_map = partial(_swin_map, grid=tuple(n // stride for n in size))
     trunk = SwinModel(config, add_pooling_layer=False)
+    _fit_windows(trunk, size, window_size)
     return _finish(trunk, to_map, replace(RADIOGRAPH, size=tuple(size), channels=channels), config.hidden_size, weights)
 
 
@@ -257,6 +259,19 @@ def _resnet_map(trunk: nn.Module, x: Tensor) -> Tensor:
 
 def _swin_map(trunk: nn.Module, x: Tensor, grid: tuple[int, ...]) -> Tensor:
     return trunk(x).last_hidden_state.transpose(1, 2).unflatten(2, grid)
+
+
+def _fit_windows(trunk: nn.Module, size: Sequence[int], window_size: int) -> None:
+    """Where a stage has fewer tokens than a window, its window is that small, and so is its table of biases.
+
+    As in the authors' code; transformers' makes the window small but not the table, and fails in the forward pass.
+    """
+    for stage, layer in enumerate(trunk.encoder.layers):  # type: ignore[union-attr, arg-type]
+        side = min(size) // (4 * 2**stage)
+        for block in layer.blocks if side < window_size else ():
+            bias = block.attention.relative_position_bias
+            heads = bias.relative_position_bias_table.shape[1]
+            block.attention.relative_position_bias = type(bias)(heads, (side, side))
 
 
 def _vit_map(trunk: nn.Module, x: Tensor, grid: tuple[int, ...]) -> Tensor:
