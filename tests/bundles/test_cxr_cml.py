@@ -26,6 +26,8 @@ pytestmark = [
 ]
 TINY = running.ROOT / "tests" / "data" / "tiny_cxr_cml.json"
 CONFIGS = running.ROOT / "monai_bundles" / "cxr_cml" / "configs"
+ATTENTION = {"_target_": "medvl_core.build_pooling", "name": "baseline/attention", "encoder": "@image_encoder"}
+ATTENTION_OF_TEXT = {**ATTENTION, "encoder": "@text_encoder"}
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +98,14 @@ def test_evaluation_alone_repeats_the_numbers_and_adds_the_ensemble(trained):
     assert set(rows) == {"chance", "single", "ensemble"}
 
 
+def test_evaluating_other_studies_leaves_the_model_alone(trained, tmp_path):
+    models = trained.bundle / "models"
+    before = {path: path.read_bytes() for path in models.rglob("*") if path.is_file()}
+    trained.run("train.json", "evaluate.json", output_dir=str(tmp_path), track=False, **{"dataset::seed": 9})
+    assert {path: path.read_bytes() for path in models.rglob("*") if path.is_file()} == before
+    assert _rows(tmp_path)["trained"] != _rows(trained.bundle / "eval")["trained"]
+
+
 def test_cross_validation_tests_every_study_once_and_folds_can_be_compared(trained, tmp_path):
     folders = []
     for weight in (0, 1):
@@ -116,12 +126,6 @@ def test_workflow_has_every_property_monai_asks_for(trained):
     assert workflow.check_properties() == []
 
 
-def _inference_options(trained):
-    text = json.loads(json.dumps(trained.tiny["report_encoder"]))
-    text["options_for"]["baseline/bert_small"]["vocabulary"] = str(trained.bundle / "models" / "vocabulary.txt")
-    return {"report_encoder": text}
-
-
 def test_inference_gives_every_label_a_figure_and_lists_bad_files(trained, tmp_path):
     rng = np.random.default_rng(0)
     for name in ("a.png", "b.jpg"):
@@ -129,7 +133,7 @@ def test_inference_gives_every_label_a_figure_and_lists_bad_files(trained, tmp_p
     (tmp_path / "broken.png").write_bytes(b"not a picture")
     out = trained.bundle / "out"
     with pytest.raises(RuntimeError, match="Failed to") as caught:
-        trained.run("inference.json", input=str(tmp_path), output_dir=str(out), **_inference_options(trained))
+        trained.run("inference.json", input=str(tmp_path), output_dir=str(out))
     assert exit_code(caught.value) == 65
     with (out / "findings.csv").open() as file:
         header, *rows = list(csv.reader(file))
@@ -143,22 +147,58 @@ def test_inference_gives_every_label_a_figure_and_lists_bad_files(trained, tmp_p
 
 def test_default_network_has_the_shape_the_metadata_states():
     parser = ConfigParser()
-    parser.read_config(str(CONFIGS / "inference.json"))
+    parser.read_config(str(CONFIGS / "train.json"))
     parser.read_meta(str(CONFIGS / "metadata.json"))
     image = parser["_meta_#network_data_format#inputs#image"]
-    network = parser.get_parsed_content("network_def").eval()
+    network = parser.get_parsed_content("image_tower").eval()
     out = network(torch.zeros(1, image["num_channels"], *image["spatial_shape"]))
     assert out.shape == (1, parser["_meta_#network_data_format#outputs#pred#num_channels"])
 
 
-def test_training_and_inference_configs_describe_the_same_towers():
-    train, inference = (json.loads((CONFIGS / name).read_text()) for name in ("train.json", "inference.json"))
-    assert train["cxr_encoder"] == inference["cxr_encoder"]
-    assert train["cxr_tower"] == inference["network_def"]
-    text = [config["report_encoder"]["options_for"]["baseline/bert_small"] for config in (train, inference)]
-    assert {**text[0], "vocabulary": None} == {**text[1], "vocabulary": None}
-    for key in ("prompts", "embed_dim", "logit_scale", "report_pooling", "cxr_pooling"):
-        assert train[key] == inference[key], key
+def test_inference_builds_whatever_was_trained(tmp_path):
+    again = Trained(running.copy_bundle(tmp_path, "cxr_cml"), TINY)
+    other = {
+        "image_encoder::name": "baseline/resnet18_2d",
+        "image_pooling": ATTENTION,
+        "text_pooling": ATTENTION_OF_TEXT,
+    }
+    again.run("train.json", epochs=1, track=False, prompts={"positive": ["{}!"], "negative": ["no {}!"]}, **other)
+    Image.fromarray(np.eye(40, dtype=np.uint8)).save(tmp_path / "film.png")
+    film = {"input": str(tmp_path / "film.png"), "output_dir": str(tmp_path)}
+    get = again.run("inference.json", **film).parser.get_parsed_content
+    assert get("network_def").encoder.component == "baseline/resnet18_2d"
+    assert {get(key).pooling.component for key in ("network_def", "text_tower")} == {"baseline/attention"}
+    findings = json.loads((tmp_path / "findings.json").read_text())
+    assert list(findings["probabilities"]) == ["film.png"]
+    assert findings["prompts"]["negative"]["Cardiomegaly"] == ["no Cardiomegaly!"]
+    state = torch.load(again.bundle / "models" / "model.pt", weights_only=True)
+    torch.testing.assert_close(get("network_def").state_dict(), state, rtol=0, atol=0)
+
+
+def test_old_keys_are_read_for_one_release(trained, caplog):
+    old = {"cxr_encoder::name": "baseline/resnet18_2d", "cxr_pooling": ATTENTION, "report_pooling": ATTENTION_OF_TEXT}
+    workflow = trained.workflow("train.json", resume=True, track=False, **old)
+    workflow.initialize()
+    image, text = (workflow.parser.get_parsed_content(name) for name in ("image_tower", "text_tower"))
+    assert image.encoder.component == "baseline/resnet18_2d"
+    assert image.encoder.input.size == (32, 32)
+    assert image.pooling.component == text.pooling.component == "baseline/attention"
+    assert "cxr_encoder is now image_encoder; the old key goes with 0.2" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {"losses::metric::name": "baseline/siglip", "latent_map::name": "baseline/retrieval"},
+        {"losses::clip::name": "baseline/siglip", "captions::name": "baseline/report", "vocabulary::size": 1500},
+        {"zero_shot::name": "baseline/retrieval", "evaluate::evaluators": ["@zero_shot"]},
+    ],
+    ids=["second loss and map", "first loss and captions", "what is watched"],
+)
+def test_parts_are_one_override_away(tmp_path, overrides):
+    again = Trained(running.copy_bundle(tmp_path, "cxr_cml"), TINY)
+    again.run("train.json", epochs=1, track=False, **overrides)
+    assert "trained" in _rows(again.bundle / "eval")
 
 
 def _paper(tmp_path, **overrides):
@@ -173,36 +213,46 @@ def _paper(tmp_path, **overrides):
 
 def test_every_object_of_the_published_setting_is_built(tmp_path):
     small = {"width": 16, "layers": 1, "heads": 2, "projection_dim": 16}
-    parser = _paper(tmp_path, clip_vocabulary=None, embed_dim=16, batch_size=2, bank_size=80, keep_checkpoints=0)
-    for encoder in ("cxr_encoder", "report_encoder"):
+    parser = _paper(tmp_path, clip_vocabulary=None, batch_size=2, bank_size=80, keep_checkpoints=0)
+    for encoder, name in (("image_encoder", "baseline/clip_image"), ("text_encoder", "baseline/clip_text")):
         for key, value in small.items():
-            parser[f"{encoder}::{key}"] = value
-    for key in [*parser.get(), "train::trainer", "validate::evaluator"]:
-        if key not in ("initialize", "run", "prepare", "fit", "_meta_"):
+            parser[f"{encoder}::options_for::{name}::{key}"] = value
+    for key in [*parser.get(), "train::trainer"]:
+        if key not in ("initialize", "run", "prepare", "_meta_"):
             parser.get_parsed_content(key)
     assert len(parser.get_parsed_content("label_names")) == 40
     assert {k: len(v) for k, v in parser.get_parsed_content("class_groups").items()} == {"base": 28, "rare": 12}
-    optimizer, schedule = (parser.get_parsed_content(key) for key in ("optimizer", "lr_scheduler"))
-    assert (optimizer.param_groups[0]["lr"], schedule.factor, schedule.patience) == (1e-6, 0.1, 2)
+    trainer = parser.get_parsed_content("train::trainer")
+    (group,) = trainer.optimizer.param_groups
+    assert (group["lr"], group["weight_decay"]) == (1e-6, 1e-4)
     metric = parser.get_parsed_content("losses::metric")
     assert (metric.mixture.n_components, metric.mixture.nu, metric.margin) == (40, 4.0, 0.3)
+    assert metric.refit_every == len(trainer.data_loader)
     assert parser.get_parsed_content("losses::clip").duplicates == "negative"
     assert parser.get_parsed_content("zero_shot").prompts["negative"][0] == ("no Adenopathy",)
-    names = [type(handler).__name__ for handler in parser.get_parsed_content("validate::handlers")]
-    assert names == ["LrScheduleHandler", "SaveBest"]
+
+
+def test_rate_falls_on_a_plateau_of_the_validation_loss(tmp_path):
+    again = Trained(running.copy_bundle(tmp_path, "cxr_cml"), TINY)
+    schedule = json.loads((CONFIGS / "paper.json").read_text())["lr_scheduler"]
+    schedule |= {"patience": 0, "threshold": 10.0, "threshold_mode": "abs"}  # no fall of the loss is enough
+    workflow = again.run("train.json", track=False, lr_scheduler=schedule, epochs=3)
+    (group,) = workflow.parser.get_parsed_content("train::trainer").optimizer.param_groups
+    assert group["lr"] == pytest.approx(1e-5)  # 1e-3, lowered after the second and the third validation
+    assert schedule["factor"] == 0.1
 
 
 def test_published_towers_have_clips_sizes(tmp_path):
     parser = _paper(tmp_path)
     with torch.device("meta"):
-        encoder = parser.get_parsed_content("cxr_encoder")
+        encoder = parser.get_parsed_content("image_encoder")
     assert sum(parameter.numel() for parameter in encoder.parameters()) == 87_849_216
     assert encoder.input.size == (224, 224)
-    assert encoder.embed_dim == parser["embed_dim"] == 512
+    assert encoder.embed_dim == 512
 
 
 def test_published_setting_without_its_weights_is_one_clear_error(tmp_path):
     parser = _paper(tmp_path, clip_weights=str(tmp_path / "chexzero.pt"))
     with pytest.raises(RuntimeError) as caught:
-        parser.get_parsed_content("cxr_encoder")
+        parser.get_parsed_content("image_encoder")
     assert "chexzero.pt" in str(caught.value.__cause__)

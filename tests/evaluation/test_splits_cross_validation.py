@@ -9,7 +9,14 @@ from sklearn.metrics import roc_auc_score
 
 from medvl_core.study import Study
 from medvl_evaluation.predictions import Predictions, read_predictions
-from medvl_evaluation.splits.cross_validation import cross_validate, fold_studies, fold_table, pool_folds, summary_table
+from medvl_evaluation.splits.cross_validation import (
+    InFolds,
+    cross_validate,
+    fold_studies,
+    fold_table,
+    pool_folds,
+    summary_table,
+)
 
 
 class Cohort:
@@ -53,6 +60,14 @@ def test_every_study_is_tested_once_and_patients_stay_whole():
     for fold in folds:
         subjects = [{study.subject_id for study in fold[split]} for split in ("train", "validation", "test")]
         assert sum(map(len, subjects)) == len(set.union(*subjects)) == 30
+
+
+def test_dataset_in_folds_has_the_splits_of_one_fold_and_keeps_its_labels():
+    folded, parts = InFolds(Cohort(), 2, 5), fold_studies(Cohort(), 2)
+    for split, part in parts.items():
+        assert [study.study_id for study in folded.studies(split)] == [study.study_id for study in part]
+    assert folded.label_names == ("a", "b")
+    assert folded.fields == {}
 
 
 def test_folds_follow_the_seed_alone():
