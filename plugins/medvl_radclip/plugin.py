@@ -59,14 +59,13 @@ def medvl_encoders() -> list[EncoderSpec]:
 def medvl_poolings() -> list[PoolingSpec]:
     """From slice embeddings to one vector of a volume; ``baseline/mean`` fits the same slot."""
     pooling = partial(PoolingSpec, license=_APACHE, scope="global")
+    of_positions = partial(pooling, order_sensitive=True, tiny={"embed_dim": 16, "heads": 2, "max_slices": 4})
     return [
-        pooling(
+        of_positions(
             name="slice_attention",
             factory="medvl_radclip.slice_attention:SliceAttention",
             summary="RadCLIP's adapter: self-attention over slices with learned positions, then their mean",
             source=_RADCLIP,
-            tiny={"embed_dim": 16, "heads": 2, "max_slices": 4},
-            order_sensitive=True,
         ),
         pooling(
             name="slice_max",
@@ -81,13 +80,11 @@ def medvl_poolings() -> list[PoolingSpec]:
             source="arXiv:1802.04712",
             tiny={"embed_dim": 16, "hidden": 8},
         ),
-        pooling(
+        of_positions(
             name="slice_transformer",
             factory="medvl_radclip.slice_poolings:SliceTransformer",
             summary="Transformer over slices with learned positions; the result is a class token",
             source="arXiv:2010.11929",
-            tiny={"embed_dim": 16, "heads": 2, "max_slices": 4},
-            order_sensitive=True,
         ),
         pooling(
             name="slice_conv",
