@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from itk_rays import ray_caster
 from rounds import measure, write_results
 
 from medvl_imaging.radiograph import WATER_PER_MM, simulate_radiograph
@@ -105,25 +106,7 @@ def truth(n: int) -> np.ndarray:
 def itk_ray_caster(density: np.ndarray, n: int) -> Callable[[], np.ndarray]:
     import itk
 
-    image = itk.image_view_from_array(density)
-    image.SetSpacing(SPACING.tolist())
-    image.SetOrigin((-(np.array(SHAPE) - 1) / 2 * SPACING).tolist())
-    kind = type(image)
-    caster = itk.RayCastInterpolateImageFunction[kind, itk.D].New()
-    identity = itk.Euler3DTransform[itk.D].New()
-    caster.SetTransform(identity)
-    caster.SetThreshold(0.0)
-    caster.SetFocalPoint([0.0, -SOURCE, 0.0])
-    caster.SetInputImage(image)
-    resample = itk.ResampleImageFilter[kind, kind].New()
-    resample.SetInput(image)
-    resample.SetInterpolator(caster)
-    resample.SetTransform(identity)
-    resample.SetSize([n, n, 1])
-    resample.SetOutputSpacing([FIELD / n, FIELD / n, 1.0])
-    first = (n - 1) / 2 * FIELD / n
-    resample.SetOutputOrigin([first, DETECTOR - SOURCE, first])
-    resample.SetOutputDirection(itk.matrix_from_array(np.array([[-1.0, 0, 0], [0, 0, 1.0], [0, -1.0, 0]])))
+    resample = ray_caster(density, SPACING, SOURCE, DETECTOR, (n, n), (FIELD / n, FIELD / n))
     resample.SetNumberOfWorkUnits(4 * torch.get_num_threads())
 
     def run() -> np.ndarray:

@@ -46,7 +46,7 @@ class ClsPooling(nn.Module):
     A row whose first token is masked gives zeros.
 
     Args:
-        embed_dim: Width F to insist on. ``None`` accepts any.
+        embed_dim: As for ``MeanPooling``.
     """
 
     def __init__(self, embed_dim: int | None = None) -> None:
@@ -54,18 +54,7 @@ class ClsPooling(nn.Module):
         self.embed_dim = embed_dim
 
     def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Take the first token.
-
-        Args:
-            tokens: ``B N F``.
-            mask: Valid tokens ``B N`` (bool), or ``None`` when all are.
-
-        Returns:
-            ``B F``.
-
-        Raises:
-            ValueError: If a shape or the mask's dtype does not fit.
-        """
+        """``B N F`` → ``B F``; mask and errors as for ``MeanPooling``."""
         check_tokens(tokens, mask, self.embed_dim)
         first = tokens[:, 0]
         return first if mask is None else first.masked_fill(~mask[:, :1], 0.0)

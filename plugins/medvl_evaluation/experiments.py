@@ -14,7 +14,13 @@ from medvl_core.bundle.overrides import unread_overrides
 from medvl_core.bundle.startup import OverrideError, unknown_override_keys
 from medvl_core.engine.files import write_text
 
-__all__ = ["arguments", "run_setting", "setting"]
+__all__ = ["arguments", "command_line", "run_setting", "setting"]
+
+
+def command_line(doc: str | None, examples: str) -> argparse.ArgumentParser:
+    """A script's command line: its docstring above the options, examples below, both as they are."""
+    layout = argparse.RawDescriptionHelpFormatter
+    return argparse.ArgumentParser(description=doc, epilog=examples, formatter_class=layout)
 
 
 def arguments(doc: str | None, examples: str, out: str, seeds: Sequence[int] = (0, 1, 2)) -> argparse.ArgumentParser:
@@ -26,9 +32,7 @@ def arguments(doc: str | None, examples: str, out: str, seeds: Sequence[int] = (
         out: What the folder ``--out`` gets.
         seeds: Default of ``--seeds``.
     """
-    parser = argparse.ArgumentParser(
-        description=doc, epilog=examples, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(doc, examples)
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help=out)
     shown = " ".join(map(str, seeds))
     parser.add_argument("--seeds", type=int, nargs="+", default=list(seeds), help=f"default: {shown}")

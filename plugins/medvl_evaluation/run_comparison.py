@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from medvl_core.errors import EXIT_DATA, MedvlError, did_you_mean
+from medvl_evaluation.comparison import Context
 from medvl_evaluation.metrics import DeLongTest, areas_statistic, bootstrap_ci, delong_test, difference_statistic
 from medvl_evaluation.predictions import Predictions, read_predictions
 
@@ -65,28 +66,26 @@ class PairedTest:
     """The rows of one task, and what they rest on."""
 
     task: str
-    n_studies: int
-    n_subjects: int
-    level: float
-    n_resamples: int
-    seed: int
+    context: Context
     rows: tuple[PairedRow, ...]
 
     def caption(self) -> str:
         """One line: cases, tests, correction."""
-        several = self.n_subjects < self.n_studies
+        on = self.context
+        several = on.n_subjects < on.n_studies
         clusters = "several studies of a subject counted as dependent" if several else "one study per subject"
         return (
-            f"{self.task}: {self.n_studies} studies of {self.n_subjects} subjects ({clusters}); differences A - B with "
-            f"{100 * self.level:g} % intervals; two-tailed DeLong test, Holm over classes; macro by {self.n_resamples} "
-            f"bootstrap resamples of subjects, seed {self.seed}"
+            f"{self.task}: {on.n_studies} studies of {on.n_subjects} subjects ({clusters}); differences A - B with "
+            f"{100 * on.level:g} % intervals; two-tailed DeLong test, Holm over classes; macro by {on.n_resamples} "
+            f"bootstrap resamples of subjects, seed {on.seed}"
         )
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON; NaN becomes ``None``."""
-        fields = ("task", "n_studies", "n_subjects", "level", "n_resamples", "seed")
+        names = ("n_studies", "n_subjects", "level", "n_resamples", "seed")
+        context = {name: getattr(self.context, name) for name in names}
         rows = [{name: _finite(getattr(row, name)) for name in PairedRow.__dataclass_fields__} for row in self.rows]
-        return {**{name: getattr(self, name) for name in fields}, "caption": self.caption(), "rows": rows}
+        return {"task": self.task, **context, "caption": self.caption(), "rows": rows}
 
 
 def compare_runs(
@@ -177,8 +176,8 @@ def compare_predictions(
     sizes = int(positive.sum()), int(negative.sum())
     rows.append(_macro(a, b, sizes, level, n_resamples, seed))
     rows.append(_row("micro", micro, None, *sizes))
-    counts = {"n_studies": len(subjects), "n_subjects": n_subjects}
-    return PairedTest(task=task, **counts, level=level, n_resamples=n_resamples, seed=seed, rows=tuple(rows))
+    context = Context(n_studies=len(subjects), n_subjects=n_subjects, n_resamples=n_resamples, seed=seed, level=level)
+    return PairedTest(task=task, context=context, rows=tuple(rows))
 
 
 def _tasks(run: Path) -> list[str]:

@@ -59,14 +59,13 @@ def medvl_encoders() -> list[EncoderSpec]:
 def medvl_poolings() -> list[PoolingSpec]:
     """From slice embeddings to one vector of a volume; ``baseline/mean`` fits the same slot."""
     pooling = partial(PoolingSpec, license=_APACHE, scope="global")
+    of_positions = partial(pooling, order_sensitive=True, tiny={"embed_dim": 16, "heads": 2, "max_slices": 4})
     return [
-        pooling(
+        of_positions(
             name="slice_attention",
             factory="medvl_radclip.slice_attention:SliceAttention",
             summary="RadCLIP's adapter: self-attention over slices with learned positions, then their mean",
             source=_RADCLIP,
-            tiny={"embed_dim": 16, "heads": 2, "max_slices": 4},
-            order_sensitive=True,
         ),
         pooling(
             name="slice_max",
@@ -81,13 +80,11 @@ def medvl_poolings() -> list[PoolingSpec]:
             source="arXiv:1802.04712",
             tiny={"embed_dim": 16, "hidden": 8},
         ),
-        pooling(
+        of_positions(
             name="slice_transformer",
             factory="medvl_radclip.slice_poolings:SliceTransformer",
             summary="Transformer over slices with learned positions; the result is a class token",
             source="arXiv:2010.11929",
-            tiny={"embed_dim": 16, "heads": 2, "max_slices": 4},
-            order_sensitive=True,
         ),
         pooling(
             name="slice_conv",
@@ -119,20 +116,30 @@ def medvl_text_sources() -> list[TextSourceSpec]:
 @hookimpl
 def medvl_datasets() -> list[DatasetSpec]:
     """Public sets of images and volumes with a class each, and phantoms."""
-    return [*_images(), *_volumes(), *_phantoms()]
+    return [*_own_files(), *_images(), *_volumes(), *_phantoms()]
+
+
+def _own_files() -> list[DatasetSpec]:
+    files = partial(_labelled, source="medvl", data_license="the set's own", url="docs/how-to/radclip-data.md")
+    return [
+        files(
+            name="class_folders",
+            factory="medvl_radclip.folders:build_class_folders",
+            summary="Images in a folder per class, as on Kaggle, or per caption, as RadCLIP was trained",
+            modalities=("image",),
+        ),
+        files(
+            name="class_volumes",
+            factory="medvl_radclip.folders:build_class_volumes",
+            summary="Volumes (NIfTI, NRRD, DICOM folders) whose class stands in the path",
+            modalities=("volume",),
+        ),
+    ]
 
 
 def _images() -> list[DatasetSpec]:
     images = partial(_labelled, modalities=("image",))
     return [
-        images(
-            name="class_folders",
-            factory="medvl_radclip.folders:build_class_folders",
-            summary="Images in a folder per class, as on Kaggle, or per caption, as RadCLIP was trained",
-            source="medvl",
-            data_license="the set's own",
-            url="docs/how-to/radclip-data.md",
-        ),
         images(
             name="crystal_clean",
             factory="medvl_radclip.folders:build_crystal_clean",
@@ -184,14 +191,6 @@ def _images() -> list[DatasetSpec]:
 def _volumes() -> list[DatasetSpec]:
     volumes = partial(_labelled, modalities=("volume",))
     return [
-        volumes(
-            name="class_volumes",
-            factory="medvl_radclip.folders:build_class_volumes",
-            summary="Volumes (NIfTI, NRRD, DICOM folders) whose class stands in the path",
-            source="medvl",
-            data_license="the set's own",
-            url="docs/how-to/radclip-data.md",
-        ),
         volumes(
             name="covid_ct_md",
             factory="medvl_radclip.volume_sets:build_covid_ct_md",

@@ -16,7 +16,7 @@ class SliceMax(nn.Module):
     """Largest value of each feature over the valid slices; zeros for a row without any.
 
     Args:
-        embed_dim: Width F to insist on. ``None`` accepts any.
+        embed_dim: As for ``baseline/mean``.
     """
 
     def __init__(self, embed_dim: int | None = None) -> None:

@@ -12,9 +12,9 @@ from tests.bundles import running
 class Trained:
     """A bundle trained in miniature in this process, and a way to run it further."""
 
-    def __init__(self, bundle, tiny=running.TINY):
+    def __init__(self, bundle, tiny=None):
         self.bundle = bundle
-        self.tiny = json.loads(tiny.read_text())
+        self.tiny = json.loads((tiny or running.tiny(bundle)).read_text())
 
     def workflow(self, *configs, **overrides):
         files = [str(self.bundle / "configs" / name) for name in configs]
@@ -38,6 +38,14 @@ class Trained:
         return workflow
 
 
+def trained_copy(folder, name="x2ct"):
+    """A copy of the bundle, trained."""
+    trained = Trained(running.copy_bundle(folder, name))
+    with running.process_as_before():
+        trained.run("train.json")
+    return trained
+
+
 @pytest.fixture
 def _process_as_before():
     with running.process_as_before():
@@ -47,7 +55,4 @@ def _process_as_before():
 @pytest.fixture(scope="package")
 def trained(tmp_path_factory):
     """The x2ct bundle, trained once for all tests of this folder."""
-    trained = Trained(running.copy_bundle(tmp_path_factory.mktemp("trained")))
-    with running.process_as_before():
-        trained.run("train.json")
-    return trained
+    return trained_copy(tmp_path_factory.mktemp("trained"))

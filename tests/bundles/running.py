@@ -16,7 +16,6 @@ from types import ModuleType
 import mlflow
 
 ROOT = Path(__file__).parents[2]
-TINY = ROOT / "tests" / "data" / "tiny_x2ct.json"
 
 
 def copy_bundle(folder: Path, name: str = "x2ct") -> Path:
@@ -39,6 +38,11 @@ def process_as_before() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+def tiny(bundle: Path) -> Path:
+    """The settings that make the bundle a miniature."""
+    return ROOT / "tests" / "data" / f"tiny_{bundle.name}.json"
+
+
 def script(name: str, bundle: Path = ROOT / "monai_bundles" / "x2ct") -> ModuleType:
     """A bundle's script as a module."""
     path = bundle / "scripts" / name
@@ -56,7 +60,7 @@ def command(
     """The command line, to be run from the bundle's parent folder, or from inside it."""
     torchrun = ("-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}")
     files = [str(Path("configs" if inside else f"{bundle.name}/configs") / config) for config in configs]
-    files.append(str(ROOT / "tests" / "data" / f"tiny_{bundle.name}.json"))
+    files.append(str(tiny(bundle)))
     start = [sys.executable, *(torchrun if processes > 1 else ()), "-m", "monai.bundle", "run"]
     return [*start, "--config_file", str(files), *arguments]
 

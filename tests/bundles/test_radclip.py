@@ -10,37 +10,24 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from monai.bundle import ConfigParser, ConfigWorkflow
+from monai.bundle import ConfigParser
 from PIL import Image
 
 from medvl_core.bundle.manifest import read_manifest
 from medvl_core.bundle.startup import exit_code
 from tests.bundles import running
+from tests.bundles.conftest import Trained, trained_copy
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning", "ignore::UserWarning"),
     pytest.mark.usefixtures("_process_as_before"),
 ]
 BUNDLE = running.ROOT / "monai_bundles" / "radclip"
-TINY = json.loads((running.ROOT / "tests" / "data" / "tiny_radclip.json").read_text())
 
 
 def run(bundle, *configs, **overrides):
     """A bundle's run in this process, in miniature."""
-    files = [str(bundle / "configs" / name) for name in configs]
-    known = json.loads((bundle / "configs" / configs[0]).read_text())
-    tiny = {key: value for key, value in TINY.items() if key.split("::")[0] in known}
-    workflow = ConfigWorkflow(
-        config_file=files,
-        meta_file=str(bundle / "configs" / "metadata.json"),
-        logging_file=False,
-        bundle_root=str(bundle),
-        **{**tiny, **overrides},
-    )
-    workflow.initialize()
-    workflow.run()
-    workflow.finalize()
-    return workflow
+    return Trained(bundle).run(*configs, **overrides)
 
 
 def run_adapter(trained, folder, *configs, **overrides):
@@ -61,10 +48,7 @@ def state(path):
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """The bundle after both stages, in miniature."""
-    bundle = running.copy_bundle(tmp_path_factory.mktemp("radclip"), "radclip")
-    with running.process_as_before():
-        run(bundle, "train.json")
-    return bundle
+    return trained_copy(tmp_path_factory.mktemp("radclip"), "radclip").bundle
 
 
 def test_training_leaves_both_stages_and_an_evaluation_beside_average_pooling(trained):

@@ -36,7 +36,7 @@ def prepare(tmp_path, monkeypatch, capsys):
     spec.loader.exec_module(script)
 
     def run(data, *words):
-        configs = [str(bundle / "configs" / "train.json"), str(running.TINY)]
+        configs = [str(bundle / "configs" / "train.json"), str(running.tiny(bundle))]
         fixed = ["--out", str(tmp_path / "out"), "--workers", "0", "--config_file", *configs]
         dataset = ["--dataset#name", "x2ct/ct_rate", "--dataset_dir", str(data)]
         monkeypatch.setattr(sys, "argv", [str(path), *fixed, *dataset, *words])

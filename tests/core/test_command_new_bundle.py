@@ -2,11 +2,8 @@ from __future__ import annotations
 
 import json
 
-import pytest
-
 from medvl_core.bundle.check import check_bundle
 from medvl_core.command.new_bundle import create_bundle
-from medvl_core.errors import MedvlError
 
 
 def test_the_copy_has_every_file_under_the_new_name_and_only_components_of_medvl(tmp_path):
@@ -22,14 +19,3 @@ def test_the_copy_has_every_file_under_the_new_name_and_only_components_of_medvl
         assert path.is_dir() or "example_bundle" not in path.read_text()
     assert json.loads((made / "configs/train.json").read_text())["job"]["name"] == "my_method"
     assert check_bundle(made) == []
-
-
-@pytest.mark.parametrize("name", ["", "Mine", "my-method", "1st", "a/b"])
-def test_name_must_be_an_identifier(name, tmp_path):
-    with pytest.raises(MedvlError, match="not lower snake case"):
-        create_bundle(name, tmp_path / "there")
-
-
-def test_nothing_is_overwritten(tmp_path):
-    with pytest.raises(MedvlError, match="exists already"):
-        create_bundle("mine", tmp_path)

@@ -8,6 +8,7 @@ from importlib.metadata import EntryPoint
 import pytest
 
 from medvl_core.command import new_plugin
+from medvl_core.command.new_bundle import create_bundle
 from medvl_core.command.new_plugin import create_plugin, template_folder
 from medvl_core.errors import MedvlError
 from medvl_core.manager import GROUP, discover
@@ -77,10 +78,11 @@ def test_built_files_are_not_copied(tmp_path, monkeypatch):
     }
 
 
+@pytest.mark.parametrize("create", [create_plugin, create_bundle])
 @pytest.mark.parametrize("name", ["", "Mine", "my-lab", "1st", "a/b"])
-def test_id_must_be_an_identifier(name, tmp_path):
+def test_id_must_be_an_identifier(create, name, tmp_path):
     with pytest.raises(MedvlError, match="not lower snake case"):
-        create_plugin(name, tmp_path / "there")
+        create(name, tmp_path / "there")
 
 
 def test_id_must_be_free(tmp_path):
@@ -88,9 +90,10 @@ def test_id_must_be_free(tmp_path):
         create_plugin("baseline", tmp_path / "there", taken=["baseline"])
 
 
-def test_nothing_is_overwritten(tmp_path):
+@pytest.mark.parametrize("create", [create_plugin, create_bundle])
+def test_nothing_is_overwritten(create, tmp_path):
     with pytest.raises(MedvlError, match="exists already"):
-        create_plugin("mine", tmp_path)
+        create("mine", tmp_path)
 
 
 def test_packaged_template_comes_before_the_checkouts(tmp_path, monkeypatch):

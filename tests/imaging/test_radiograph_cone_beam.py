@@ -1,5 +1,7 @@
 """The cone beam against integrals known in closed form, against ITK's ray caster and against a slow loop."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from scipy.ndimage import map_coordinates
@@ -54,37 +56,27 @@ def test_line_integrals_of_ellipsoids_are_the_analytic_ones(volume, view, pose):
     assert relative_error(made, expected) < 0.015  # half of it are the voxels, see ITK below
 
 
-def itk_ray_caster(volume, shape, extent):
+@pytest.fixture
+def itk_integrals(monkeypatch):
     """Integral of density in mm of water for the view from the back, by ITK."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
     import itk
+    from itk_rays import ray_caster
 
-    image = itk.image_from_array(np.ascontiguousarray((volume / 1000 + 1).T.astype(np.float32)))
-    image.SetSpacing(SPACING.tolist())
-    image.SetOrigin((-(np.array(volume.shape) - 1) / 2 * SPACING).tolist())
-    kind = type(image)
-    caster = itk.RayCastInterpolateImageFunction[kind, itk.D].New()
-    identity = itk.Euler3DTransform[itk.D].New()
-    caster.SetTransform(identity)
-    caster.SetThreshold(0.0)
-    caster.SetFocalPoint([0.0, -SOURCE, 0.0])
-    caster.SetInputImage(image)
-    resample = itk.ResampleImageFilter[kind, kind].New()
-    resample.SetInput(image)
-    resample.SetInterpolator(caster)
-    resample.SetTransform(identity)
-    pitch = np.array(extent) * DETECTOR / SOURCE / shape
-    resample.SetSize([shape[1], shape[0], 1])
-    resample.SetOutputSpacing([pitch[1], pitch[0], 1.0])
-    resample.SetOutputOrigin([(shape[1] - 1) / 2 * pitch[1], DETECTOR - SOURCE, (shape[0] - 1) / 2 * pitch[0]])
-    resample.SetOutputDirection(itk.matrix_from_array(np.array([[-1.0, 0, 0], [0, 0, 1.0], [0, -1.0, 0]])))
-    resample.Update()
-    return itk.array_from_image(resample.GetOutput())[0]
+    def integrals(volume, shape, extent):
+        density = np.ascontiguousarray((volume / 1000 + 1).T.astype(np.float32))
+        pitch = np.array(extent) * DETECTOR / SOURCE / shape
+        resample = ray_caster(density, np.asarray(SPACING), SOURCE, DETECTOR, shape, pitch)
+        resample.Update()
+        return itk.array_from_image(resample.GetOutput())[0]
+
+    return integrals
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_equals_the_ray_caster_of_itk_and_is_as_near_to_the_truth(volume):
+def test_equals_the_ray_caster_of_itk_and_is_as_near_to_the_truth(volume, itk_integrals):
     shape, extent = (96, 96), (192.0, 192.0)
-    itk = WATER_PER_MM * itk_ray_caster(volume, shape, extent)
+    itk = WATER_PER_MM * itk_integrals(volume, shape, extent)
     made = simulate_radiograph(volume, SPACING, view="pa", size=shape, **OPTIONS)
     assert np.corrcoef(made.ravel(), itk.ravel())[0, 1] > 0.9999
     assert relative_error(made, itk) < 1e-5

@@ -28,7 +28,7 @@ def place(tmp_path_factory):
 
 def prepare_command(place, *words):
     bundle, data, folder = place
-    config = [str(bundle / "configs" / "train.json"), str(running.TINY)]
+    config = [str(bundle / "configs" / "train.json"), str(running.tiny(bundle))]
     script = [sys.executable, str(bundle / "scripts" / "prepare_triplets.py")]
     return [*script, "--out", str(folder / "out"), *words, "--config_file", *config, *dataset(data)]
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from medvl_core.bundle.manifest import read_manifest
 from medvl_core.bundle.startup import install_excepthook
+from medvl_evaluation.experiments import command_line
 from medvl_evaluation.markdown import markdown_table
 
 BUNDLE = Path(__file__).resolve().parent.parent
@@ -111,9 +112,7 @@ def _model(word: str) -> tuple[str, Path]:
 
 
 def _arguments() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__, EXAMPLES)
     add = parser.add_argument
     help_ = "CT, masks, and what the masks' labels mean (ts_v1_104, ts_v2_117, a table, or 'table': in the file)"
     add("--scan", nargs=3, action="append", required=True, metavar=("CT", "MASKS", "NAMES"), help=help_)

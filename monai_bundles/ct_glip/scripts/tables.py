@@ -14,6 +14,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from medvl_evaluation.experiments import command_line
 from medvl_evaluation.markdown import markdown_table
 
 ROWS = {
@@ -160,9 +161,7 @@ def _difference(one: Mapping[str, Metrics], other: Mapping[str, Metrics], key: s
 
 
 def _arguments() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__, EXAMPLES)
     parser.add_argument("table", choices=("1", "2"))
     help_ = "--out of ablation.py (1) or finetuning.py (2)"
     parser.add_argument("--runs", type=Path, required=True, metavar="FOLDER", help=help_)

@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from medvl_core.study import Shared
+from medvl_evaluation.experiments import command_line
 from medvl_imaging.readers import FileSource
 from medvl_radclip.captions import parse_name
 from medvl_radclip.volume_slices import SliceAt
@@ -94,9 +95,7 @@ def _captioned(word: str) -> tuple[str, str]:
 
 
 def _arguments() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__, EXAMPLES)
     add = parser.add_argument
     add("--out", type=Path, required=True, metavar="FOLDER", help="gets a folder per caption")
     add("--pictures", nargs="+", type=_captioned, default=[], metavar="CAPTION=PATTERN", help="PNG, JPEG, DICOM files")

@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from medvl_evaluation.experiments import command_line
 from medvl_evaluation.markdown import markdown_table
 from medvl_evaluation.predictions import Predictions, read_predictions
 
@@ -229,9 +230,7 @@ def _named(word: str) -> tuple[str, str]:
 
 
 def _arguments() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__, EXAMPLES)
     add = parser.add_argument
     add("table", choices=("1", "2", "3", "figure5"))
     add("--runs", nargs="+", type=_named, default=[], metavar="NAME=FOLDERS", help="evaluations of train_2d.json")

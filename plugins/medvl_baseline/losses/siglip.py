@@ -52,17 +52,7 @@ class SigLIP(nn.Module):
         self.bias = nn.Parameter(torch.tensor(float(bias)))
 
     def forward(self, batch: AlignmentBatch) -> LossOutput:
-        """Compute the loss.
-
-        Args:
-            batch: Embeddings ``P E`` of both modalities, and ``text_group`` if the duplicates policy needs it.
-
-        Returns:
-            The loss and its term ``"siglip"``.
-
-        Raises:
-            ValueError: If a modality or the groups are missing, shapes differ or a value is not finite.
-        """
+        """The loss and its term ``"siglip"``; what it reads and refuses is as for ``InfoNCE``."""
         a, b, groups = read_pair(batch, self.pair, self.duplicates)
         with torch.autocast(a.device.type, enabled=False):
             logits = batch.logit_scale.to(a.dtype) * (a @ b.T) + self.bias.to(a.dtype)

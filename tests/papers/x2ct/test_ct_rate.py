@@ -334,9 +334,8 @@ TABLE_FAULTS = {
 }
 
 
-@pytest.mark.parametrize("fault", TABLE_FAULTS)
-def test_table_faults_are_named_with_file_and_row(release, fault):
-    kind, change, message = TABLE_FAULTS[fault]
+@pytest.mark.parametrize(("kind", "change", "message"), TABLE_FAULTS.values(), ids=TABLE_FAULTS)
+def test_table_faults_are_named_with_file_and_row(release, kind, change, message):
     folder = release("v1")
     edit(folder / TABLES[kind].format("train"), change)
     with refused(folder, message):

@@ -116,9 +116,8 @@ FAULTS = {
 }
 
 
-@pytest.mark.parametrize("fault", FAULTS)
-def test_faults_are_named(folder, fault):
-    path, change, message = FAULTS[fault]
+@pytest.mark.parametrize(("path", "change", "message"), FAULTS.values(), ids=FAULTS)
+def test_faults_are_named(folder, path, change, message):
     edit_gz(folder / path, change)
     with refused(folder, message):
         build_mimic_ct(folder)

@@ -200,9 +200,8 @@ TABLE_FAULTS = {
 }
 
 
-@pytest.mark.parametrize("fault", TABLE_FAULTS)
-def test_table_faults_are_named_with_file_and_row(folder, fault):
-    name, change, message = TABLE_FAULTS[fault]
+@pytest.mark.parametrize(("name", "change", "message"), TABLE_FAULTS.values(), ids=TABLE_FAULTS)
+def test_table_faults_are_named_with_file_and_row(folder, name, change, message):
     edit(folder / name, change)
     with refused(folder, message):
         RadChestDataset(folder)
