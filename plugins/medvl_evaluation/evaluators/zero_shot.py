@@ -164,9 +164,9 @@ class ZeroShot:
 
     def predictions(self) -> Predictions:
         """Log odds and probability, or cosine, of every study and class."""
-        ids = [self._collected.ids(name) for name in ("study_id", "subject_id")]
+        studies, subjects = self._collected.ids("study_id"), self._collected.ids("subject_id")
         probabilities = self.probabilities() if self.scoring == "softmax" else None
-        return Predictions(*ids, self.classes, self._collected.labels(), self.scores(), probabilities)
+        return Predictions(studies, subjects, self.classes, self._collected.labels(), self.scores(), probabilities)
 
     def figures(self, folder: str | Path, n_resamples: int = 1000, seed: int = 0, level: float = 0.95) -> list[Path]:
         """ROC and precision-recall curves of every class, and the areas with their intervals."""
