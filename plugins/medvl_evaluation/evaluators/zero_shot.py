@@ -207,7 +207,7 @@ class ZeroShot:
             embeddings: With that of the image, ``N E``.
         """
         self._need_softmax()
-        return expit(self._scores_of(embeddings[self.image]))  # type: ignore[no-any-return]
+        return expit(self._scores_of(embeddings[self.image]))
 
     def _need_softmax(self) -> None:
         if self.scoring != "softmax":
