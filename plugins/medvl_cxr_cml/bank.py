@@ -16,6 +16,9 @@ class FeatureBank(nn.Module):
         n_features: Width D.
     """
 
+    ring: Tensor
+    seen: Tensor
+
     def __init__(self, size: int, n_features: int) -> None:
         super().__init__()
         if size < 1:

@@ -98,7 +98,7 @@ def build_chexpert(
         if per_label is not None:
             rows = _drawn(table, labels, per_label, folds.seed)
             films, labels, official = films.iloc[rows], labels.iloc[rows], official[rows]
-    return ImageTable(table, films, labels, folds=folds, rare=rare, official=official)
+    return ImageTable(table, films, labels, folds=folds, rare=rare, official=official.tolist())
 
 
 def _part(

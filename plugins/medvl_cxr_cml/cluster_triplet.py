@@ -65,6 +65,8 @@ class ClusterTriplet(nn.Module):
         CXR-CML, arXiv:2507.19398, eq. 1-4. chinnarouge/CXR_CML@af3ba61 was read for its facts.
     """
 
+    step: Tensor
+
     def __init__(
         self,
         embed_dim: int,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -265,7 +265,8 @@ def observe(
         The statistics, and the mean log-likelihood under ``p`` (0-d; 0 with ``labels``).
     """
     structure, d, k = STRUCTURES[covariance](p, offset), x.shape[1], len(p.means)
-    log_det, total, sums = structure.log_det(p), x.new_zeros(()), None
+    log_det, total = structure.log_det(p), x.new_zeros(())
+    sums: Any = None
     for block in blocks(x):
         distances = structure.distances(x[block])
         if labels is not None:
@@ -274,7 +275,9 @@ def observe(
             share = log_joint(distances, p, nu, log_det)
             log_likelihood = share.logsumexp(dim=1, keepdim=True)
             total += log_likelihood.sum()
-            share = functional.threshold_(share.sub_(log_likelihood), _NONE, -math.inf).exp_()
+            share = functional.threshold_(  # type: ignore[attr-defined]
+                share.sub_(log_likelihood), _NONE, -math.inf
+            ).exp_()
             weights = share if math.isinf(nu) else distances.add_(nu).reciprocal_().mul_(nu + d).mul_(share)
         part = (share.sum(dim=0), weights.sum(dim=0), *structure.moments(weights))
         sums = part if sums is None else tuple(old.add_(new) for old, new in zip(sums, part, strict=True))

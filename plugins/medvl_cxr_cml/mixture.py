@@ -53,6 +53,11 @@ class StudentTMixture(nn.Module):
         (chinnarouge/CXR_CML@af3ba61) was read for its facts; it re-weights a Gaussian mixture once, without EM.
     """
 
+    offset: Tensor
+    basis: Tensor | None
+    means: Tensor
+    fitted: Tensor
+
     def __init__(
         self,
         n_features: int,

@@ -45,7 +45,7 @@ def triplet_loss(rows: Tensor, labels: Tensor, margin: float, mining: Mining) ->
         hinges = batch_hard_hinges(rows, labels, margin)
         active = (hinges > 0).sum()
         return hinges.sum() / active.clamp(min=1), active
-    total, active = _Sorted.apply(rows, labels, margin, mining)
+    total, active = _Sorted.apply(rows, labels, margin, mining)  # type: ignore[no-untyped-call]
     return total, active
 
 

@@ -109,7 +109,7 @@ class Comparison:
             table.add_row(*map(Text, line))  # Text: brackets in names are no markup
         console = Console(file=io.StringIO(), width=width, color_system=None)
         console.print(table)
-        return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
+        return console.file.getvalue()  # type: ignore[attr-defined]
 
     def markdown(self) -> str:
         """The table as Markdown, with the caption below."""

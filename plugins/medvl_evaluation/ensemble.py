@@ -59,7 +59,7 @@ class CheckpointEnsemble(nn.Module):
 
     def embed_text(self, texts: Sequence[str], normalise: bool = True) -> Tensor:
         """Embeddings of texts by every member's ``"report"`` tower, end to end; without ``normalise`` as they are."""
-        rows = [member.embed_text(texts, normalise=normalise) for member in self.members]
+        rows = [member.embed_text(texts, normalise=normalise) for member in self.members]  # type: ignore[operator]
         return _joined(rows) if normalise else torch.cat(rows, dim=1)
 
 

@@ -9,6 +9,7 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from medvl_core.bundle.overrides import unread_overrides
 from medvl_core.bundle.startup import OverrideError, unknown_override_keys
@@ -89,7 +90,12 @@ def run_setting(
 
     configs = files[0].resolve().parent
     places = {"bundle_root": configs.parent, "ckpt_dir": folder / "models", "output_dir": folder / "eval"}
-    given = {"track": False, "resume": True, **{key: str(path) for key, path in places.items()}, **settings}
+    given: dict[str, Any] = {
+        "track": False,
+        "resume": True,
+        **{key: str(path) for key, path in places.items()},
+        **settings,
+    }
     if wrong := unknown_override_keys(files, given):
         raise OverrideError("; ".join(wrong))
     workflow = ConfigWorkflow(

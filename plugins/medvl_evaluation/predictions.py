@@ -74,7 +74,7 @@ class Predictions:
         """The same in the order of the study ids and of ``classes``."""
         rows = np.argsort(np.asarray(self.study_id), kind="stable")
         columns = [list(self.classes).index(name) for name in classes]
-        part = np.ix_(rows, columns)
+        part = np.ix_(rows, np.array(columns))
         return Predictions(
             tuple(self.study_id[i] for i in rows),
             tuple(self.subject_id[i] for i in rows),

@@ -246,7 +246,13 @@ def _macro(
     interval = bootstrap_ci(difference, a.subject_id, n_resamples, seed, level, method="standard_error")
     low, high = float(interval.low[0, 0]), float(interval.high[0, 0])
     counts = {"n_positive": sizes[0], "n_negative": sizes[1]}
-    values = {"auroc_a": first, "auroc_b": second, "difference": first - second, "low": low, "high": high}
+    values: dict[str, Any] = {
+        "auroc_a": first,
+        "auroc_b": second,
+        "difference": first - second,
+        "low": low,
+        "high": high,
+    }
     return PairedRow(name="macro", kind="average", **counts, **values)
 
 

@@ -193,4 +193,4 @@ def _write_nifti(path: Path, image: Image) -> None:
         atomic(path) as file,
         gzip.GzipFile("", "wb", compresslevel=1, fileobj=file, mtime=0) as packed,  # no name, no time: the same bytes
     ):
-        nib.Nifti1Image(voxels, image.affine).to_stream(packed)  # type: ignore[no-untyped-call]
+        nib.Nifti1Image(voxels, image.affine).to_stream(packed)

@@ -225,7 +225,8 @@ def _flow(client: Any, name: str, studies: list[Study], ahead: int) -> Iterator[
 def _run(name: str, study: Study) -> dict[str, Any]:
     from distributed import get_worker
 
-    return get_worker().plugins[name].task(study)
+    worker: Any = get_worker()
+    return worker.plugins[name].task(study)
 
 
 def _alone(task: _Task, study: Study, future: Any, distributed: Any) -> dict[str, Any]:

@@ -88,7 +88,7 @@ class Window:
     def bounded(self, array: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
         """The mapping with the bounds of ``array``, for its parts; each result is a new array."""
         low, high = self.window or self._own(array)
-        scale = (self.output_range[1] - self.output_range[0]) / max(high - low, np.finfo(np.float32).tiny)
+        scale = (self.output_range[1] - self.output_range[0]) / max(high - low, float(np.finfo(np.float32).tiny))
 
         def apply(part: np.ndarray) -> np.ndarray:
             part = np.clip(part, low, high, dtype=np.float32)

@@ -102,8 +102,8 @@ def _paint_kidney(scene: Scene, side: str) -> None:
 def _paint_stomach(scene: Scene) -> None:
     canvas, body = scene.canvas, scene.body
     breath = 0.5 * (body.dome_mm["left"] + 46)
-    points = [(-54, 6, -84 + breath), (-58, 30, -106 + breath), (-42, 54, -134), (-8, 60, -150), (24, 50, -142)]
-    points = np.array([body.near("stomach", p) for p in points])
+    knots = [(-54, 6, -84 + breath), (-58, 30, -106 + breath), (-42, 54, -134), (-8, 60, -150), (24, 50, -142)]
+    points = np.array([body.near("stomach", p) for p in knots])
     radii = np.array([30.0, 30, 26, 19, 12])
     label = ORGAN_ID["stomach"]
     box, share = canvas.chain(points, radii)

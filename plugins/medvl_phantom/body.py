@@ -139,10 +139,11 @@ def draw_person(age: int, sex: Literal["F", "M"], adiposity: float, rng: np.rand
     """
     size = rng.normal(1.0, 0.045) * (1.03 if sex == "M" else 0.95)
     aspect = rng.normal(0.0, 0.04, 3)
+    scale = size * (1 + aspect * (1.0, 1.0, 0.6))
     return Person(
         age=age,
         sex=sex,
-        scale=tuple(float(s) for s in size * (1 + aspect * (1.0, 1.0, 0.6))),
+        scale=(float(scale[0]), float(scale[1]), float(scale[2])),
         fat_mm=float(np.clip(15 + 7 * adiposity + rng.normal(0, 3) + (3 if sex == "F" else 0), 4, 34)),
         muscle_mm=float(rng.normal(0, 2.0)),
         scoliosis=float(rng.normal(0, 4)),
@@ -193,14 +194,13 @@ def draw_reconstruction(
     fov = width * float(rng.uniform(0.97, 1.12))
     top = float(rng.uniform(134, 148)) * body.person.scale[2]
     bottom = -float(rng.uniform(196, 212)) * body.person.scale[2]
-    size = (fov, fov, top - bottom)
-    spacing = tuple(round(s / n, 4) for s, n in zip(size, shape, strict=True))
+    spacing = (round(fov / shape[0], 4), round(fov / shape[1], 4), round((top - bottom) / shape[2], 4))
     center = (rng.normal(0, 4) + body.placement.shift[0], rng.normal(-2, 4) + body.placement.shift[1])
     origin = (
-        center[0] - spacing[0] * (shape[0] - 1) / 2,
-        center[1] - spacing[1] * (shape[1] - 1) / 2,
-        bottom + body.placement.shift[2],
+        round(float(center[0] - spacing[0] * (shape[0] - 1) / 2), 3),
+        round(float(center[1] - spacing[1] * (shape[1] - 1) / 2), 3),
+        round(float(bottom + body.placement.shift[2]), 3),
     )
     noise = float(rng.uniform(14, 26) if kernel == "soft" else rng.uniform(28, 55))
-    grid = Grid(shape, spacing, tuple(round(float(o), 3) for o in origin))
+    grid = Grid(shape, spacing, origin)
     return Reconstruction(grid, kernel, noise, round(fov, 1))

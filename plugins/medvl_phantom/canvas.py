@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["Box", "Canvas", "Grid", "Placement", "turn"]
+__all__ = ["Box", "Canvas", "Grid", "Numbers", "Placement", "turn"]
 
 Box = tuple[slice, slice, slice]
+Numbers = Sequence[float] | np.ndarray
 AIR_HU = -1000.0
 
 
@@ -123,7 +124,7 @@ class Canvas:
         bend_x, bend_y = self.placement.bend(z)
         return bend_x - self.placement.lean[0] * z, bend_y - self.placement.lean[1] * z
 
-    def box(self, low: Sequence[float], high: Sequence[float]) -> Box:
+    def box(self, low: Numbers, high: Numbers) -> Box:
         """Voxels that hold the body-coordinate box ``low`` to ``high``, with a margin of one edge."""
         placed = self.placement
         spans = [
@@ -170,9 +171,7 @@ class Canvas:
         if label is not None:
             self.labels[box][share >= 0.5] = label
 
-    def ellipsoid(
-        self, center: Sequence[float], radii: Sequence[float], rotation: np.ndarray | None = None
-    ) -> tuple[Box, np.ndarray]:
+    def ellipsoid(self, center: Numbers, radii: Numbers, rotation: np.ndarray | None = None) -> tuple[Box, np.ndarray]:
         """Voxels around an ellipsoid and its share of each."""
         center, radii = np.asarray(center, float), np.asarray(radii, float)
         reach = radii if rotation is None else np.sqrt(np.square(rotation * radii).sum(1))
@@ -184,9 +183,7 @@ class Canvas:
         q = np.sqrt(sum(np.square(o / np.float32(r)) for o, r in zip(offsets, radii, strict=True)))
         return box, self.share((q - 1) * np.float32(3 / (1 / radii).sum()))
 
-    def column(
-        self, z: Sequence[float], x: Sequence[float], y: Sequence[float], radius: Sequence[float], flat: float = 1.0
-    ) -> tuple[Box, np.ndarray]:
+    def column(self, z: Numbers, x: Numbers, y: Numbers, radius: Numbers, flat: float = 1.0) -> tuple[Box, np.ndarray]:
         """A tube that runs along z through knots (``z`` increasing); ``flat`` scales its y radius."""
         r = max(radius)
         box = self.box((min(x) - r, min(y) - r * flat, z[0]), (max(x) + r, max(y) + r * flat, z[-1]))
@@ -196,7 +193,7 @@ class Canvas:
         ends = np.maximum(np.float32(z[0]) - bz, bz - np.float32(z[-1]))
         return box, self.share(np.maximum(distance, ends))
 
-    def chain(self, points: Sequence[Sequence[float]], radius: Sequence[float] | float) -> tuple[Box, np.ndarray]:
+    def chain(self, points: Sequence[Numbers] | np.ndarray, radius: Numbers | float) -> tuple[Box, np.ndarray]:
         """A tapered tube through ``points``, evaluated segment by segment."""
         points = np.asarray(points, float)
         radii = np.broadcast_to(np.asarray(radius, float), len(points))

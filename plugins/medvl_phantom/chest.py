@@ -38,7 +38,7 @@ def diaphragm(body: Body, side: str, x: np.ndarray, y: np.ndarray) -> np.ndarray
 
 def heart_center(body: Body) -> np.ndarray:
     """Centre of the heart, mm; it follows the diaphragm and grows downwards and to the left."""
-    drop = 0.35 * (np.mean(list(body.dome_mm.values())) + 41)
+    drop = 0.35 * (float(np.mean(list(body.dome_mm.values()))) + 41)
     return body.near("heart", (-19 - 16 * (body.heart_scale - 1), 24, -16 + drop))
 
 
@@ -130,8 +130,8 @@ def tree(rng: np.random.Generator, side: str, levels: int = 3) -> tuple[np.ndarr
         starts = np.repeat(ends, 3, 0)
         tips = np.repeat(tips, 3, 0) + rng.normal(0, 24, (3 * len(ends), 3))
         radius *= 0.55
-    points, r, length, level = (np.concatenate(p) for p in zip(*parts, strict=True))
-    return points * sign, r, length, level
+    points, r, length, generation = (np.concatenate(p) for p in zip(*parts, strict=True))
+    return points * sign, r, length, generation
 
 
 def _paint_vessel_tree(scene: Scene, rng: np.random.Generator) -> None:
@@ -205,11 +205,12 @@ def _paint_great_vessels(scene: Scene) -> None:
     aorta = canvas.chain(course, size * np.interp(np.arange(len(course)), [0, 4, 9, 13], [16, 13.5, 11.5, 9]))
     canvas.paint(*aorta, body.blood("aorta"), ORGAN_ID["aorta"])
     u = 0.6 * body.aorta_unfolding
-    for name, points in {
+    arteries: dict[str, list[tuple[float, float, float]]] = {
         "brachiocephalic_trunk": [(8, 16, 76 + u), (16, 22, 96), (22, 22, 112)],
         "common_carotid_artery_right": [(22, 22, 112), (22, 16, 150)],
         "common_carotid_artery_left": [(-4, 8, 78 + u), (-16, 16, 110), (-20, 14, 150)],
-    }.items():
+    }
+    for name, points in arteries.items():
         canvas.paint(*canvas.chain(points, 5.5 if "trunk" in name else 4.0), body.blood("aorta"), ORGAN_ID[name])
     z = np.array([-72.0, -40, 0, 60, 100, 150])
     oesophagus = ([-12, -6, -4, -4, -2, -2], [-12, -26, -34, -26, -10, 8])

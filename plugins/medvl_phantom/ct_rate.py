@@ -15,7 +15,10 @@ from medvl_phantom.streams import stream
 
 __all__ = ["write_ct_rate_layout"]
 
-_SPLITS = {"train": ("train", ("train",)), "valid": ("validation", ("validation", "test"))}
+_SPLITS: dict[str, tuple[str, tuple[Literal["train", "validation", "test"], ...]]] = {
+    "train": ("train", ("train",)),
+    "valid": ("validation", ("validation", "test")),
+}
 """Folder prefix → prefix of the report and metadata tables, and the cohort's splits."""
 
 
@@ -108,12 +111,14 @@ def _save(image: Image, path: Path, stored: tuple[int, int] | None) -> None:
         nib.save(nib.Nifti1Image(np.rint((voxels - intercept) / slope).astype(np.int16), np.eye(4)), path)
         return
     last = [image.array.shape[0] - 1, image.array.shape[1] - 1, 0]
+    assert image.affine is not None  # a phantom has one
     affine = image.affine @ np.diag([-1, -1, 1, 1])
     affine[:3, 3] = (image.affine @ [*last, 1])[:3]
     nib.save(nib.Nifti1Image(voxels.astype(np.int16), affine), path)
 
 
 def _report_row(study: Study) -> dict[str, str]:
+    assert study.report is not None
     contrast = (
         "after intravenous contrast" if study.metadata["contrast_phase"] != "non-contrast" else "without contrast"
     )
@@ -126,6 +131,7 @@ def _report_row(study: Study) -> dict[str, str]:
 
 
 def _metadata_row(study: Study, image: Image, slope: int, intercept: int) -> dict[str, Any]:
+    assert image.affine is not None
     spacing = np.abs(np.diag(image.affine)[:3])
     corner = image.affine @ [image.array.shape[0] - 1, image.array.shape[1] - 1, 0, 1]
     return {

@@ -40,8 +40,9 @@ def save_gallery(studies: list[Study], path: Path | str) -> None:
     for i, study in enumerate(studies):
         _draw(axes[i // 2, 4 * (i % 2) : 4 * (i % 2) + 4], study)
     figure.subplots_adjust(0.003, 0.003, 0.997, 0.985, wspace=0.02, hspace=0.09)
-    figure.canvas.draw()
-    picture = Image.fromarray(np.asarray(figure.canvas.buffer_rgba())).convert("RGB")
+    canvas: Any = figure.canvas  # Agg's, as __init__ chose
+    canvas.draw()
+    picture = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
     picture.quantize(palette=_palette(), dither=Image.Dither.NONE).save(path, optimize=True)
     plt.close(figure)
 
@@ -58,7 +59,10 @@ def _palette() -> Any:
 
 
 def _draw(axes: Any, study: Study) -> None:
+    assert study.regions is not None  # a phantom has all
+    assert study.report is not None
     ct, labels = study.images["ct"].load(), study.regions.load().array
+    assert ct.affine is not None
     spacing = np.abs(np.diag(ct.affine)[:3])
     heart = np.argwhere(labels == ORGAN_ID["heart"]).mean(0).astype(int)
     tall = spacing[2] / spacing[0]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from medvl_phantom.canvas import Box
+from medvl_phantom.canvas import Box, Numbers
 from medvl_phantom.findings import LOBES
 from medvl_phantom.torso import Scene
 
@@ -14,7 +14,7 @@ __all__ = ["cloud", "in_ellipsoid", "lobe_points", "pellets"]
 
 
 def cloud(
-    scene: Scene, center: Sequence[float], radii: Sequence[float], rng: np.random.Generator, soft: float = 0.35
+    scene: Scene, center: Numbers, radii: Numbers, rng: np.random.Generator, soft: float = 0.35
 ) -> tuple[Box, np.ndarray]:
     """An ellipsoid with a ragged, soft border: ``soft`` is the border's width as a share of the radius."""
     reach = np.asarray(radii, float) * 1.45

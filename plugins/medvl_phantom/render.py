@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Literal
 
 import numpy as np
 from scipy.ndimage import correlate1d
@@ -87,7 +88,7 @@ def plan(address: Address) -> Scan:
 def reconstruction(address: Address, scan: Scan) -> Reconstruction:
     """Draw the voxels and the noise of one reconstruction."""
     first = stream(address.seed, address.subject, address.scan, "kernel").random() < 0.6
-    kernel = "soft" if first == (address.reconstruction == 0) else "sharp"
+    kernel: Literal["soft", "sharp"] = "soft" if first == (address.reconstruction == 0) else "sharp"
     rng = stream(address.seed, address.subject, address.scan, "reconstruction", address.reconstruction)
     return draw_reconstruction(scan.body, address.shape, kernel, rng)
 

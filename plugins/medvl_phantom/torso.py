@@ -37,7 +37,7 @@ class Scene:
 
 def spine_y(z: np.ndarray | float) -> np.ndarray:
     """Body y of the centre of the vertebral bodies at height ``z``, mm."""
-    return np.interp(z, _SPINE_Z, _SPINE_Y)
+    return np.interp(z, _SPINE_Z, _SPINE_Y)  # type: ignore[return-value]
 
 
 def _profile(

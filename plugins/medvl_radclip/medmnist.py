@@ -43,7 +43,7 @@ class ArraySource:
     def fingerprint(self) -> str:
         """SHA-256 of its pixels."""
         pixels = _arrays(self.file, self.file.stat().st_mtime_ns)[self.array][self.index]
-        return hashlib.sha256(np.ascontiguousarray(pixels)).hexdigest()
+        return hashlib.sha256(np.ascontiguousarray(pixels).data).hexdigest()
 
 
 @with_folds("official")

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -124,13 +124,14 @@ class TextRanking:
         tower = self.towers[modality].to(self.device).eval()
         x = self.rows[modality].make(study)[None].to(self.device)
         slices = weights = None
+        pooling: Any = tower.pooling
         if modality == "volume":
             output = tower.encoder(x)
             row = tower.pool(output.tokens, output.mask)
             kept = output.mask[0]
             slices = x[0, 0][..., kept].cpu()
-            if hasattr(tower.pooling, "slice_weights"):
-                weights = tower.pooling.slice_weights(output.tokens, output.mask)[0][kept].cpu()
+            if hasattr(pooling, "slice_weights"):
+                weights = pooling.slice_weights(output.tokens, output.mask)[0][kept].cpu()
         else:
             row = tower(x)
         cosines = (row.cpu() @ texts.T)[0]

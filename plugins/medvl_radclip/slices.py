@@ -127,7 +127,9 @@ def build_slices(
     if isinstance(encoder, nn.Module) and options:
         raise ValueError(f"options {sorted(options)} are for an encoder given by name; this one is built already")
     built = build_encoder(encoder, **(options or {})) if isinstance(encoder, str) else encoder
-    tower = built if isinstance(built, Tower) else Tower(built, pooling and build_pooling(pooling), embed_dim=None)
+    tower = (
+        built if isinstance(built, Tower) else Tower(built, build_pooling(pooling) if pooling else None, embed_dim=None)
+    )
     flat: Any = tower.encoder.input
     if not isinstance(flat, ImageInput) or len(flat.size) != 2 or flat.size[0] != flat.size[1]:
         raise ValueError(f"{type(tower.encoder).__name__} reads {flat}; slices need an encoder of square 2D images")

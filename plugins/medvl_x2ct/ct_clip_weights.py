@@ -53,5 +53,6 @@ def load_ct_clip(encoder: nn.Module, path: str | Path) -> str:
         )
     other = _TEXT if hasattr(encoder, "to_visual_latent") else _VISION
     load_weights(encoder, path, rename={PREFIX: ""}, ignore=(*UNUSED, *other))
-    encoder.weights_sha256 = file_digest(path)
-    return encoder.weights_sha256
+    digest = file_digest(path)
+    encoder.weights_sha256 = digest  # type: ignore[assignment]
+    return digest

@@ -168,9 +168,10 @@ class CtRateDataset:
 
     def _bases(self, split: str) -> tuple[Literal["v1", "v2"], list[Path]]:
         """The release, and the folders that may hold its volumes."""
-        named: dict[Literal["v1", "v2"], list[Path]] = {
+        suffixes: tuple[tuple[Literal["v1", "v2"], str], ...] = (("v1", ""), ("v2", "_fixed"))
+        named = {
             version: [f for prefix in ("", "dataset_") if (f := self.folder / f"{prefix}{split}{suffix}").is_dir()]
-            for version, suffix in (("v1", ""), ("v2", "_fixed"))
+            for version, suffix in suffixes
         }
         if self.version is not None:
             return self.version, [*named[self.version], self.folder]

@@ -7,6 +7,8 @@ axes in another order than they have; the output is the nearest code of the code
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from einops import rearrange
 from einops.layers.torch import Rearrange
@@ -112,6 +114,7 @@ class _Transformer(nn.Module):
         self.norm_out = _Norm(dim)
 
     def forward(self, x: Tensor, grid: torch.Size, bias: Tensor | None) -> Tensor:
+        layer: Any
         for layer in self.layers:
             x = x + layer["0"](x, grid)
             x = x + layer["1"](x, bias)
@@ -179,7 +182,7 @@ class _RelativeBias(nn.Module):
 
     def forward(self, side: int) -> Tensor:
         """``1 heads N N`` for N = ``side``² tokens; the network runs once per offset, not once per pair."""
-        device = self.net[2].weight.device
+        device = next(self.parameters()).device
         steps = torch.arange(1 - side, side, device=device, dtype=torch.float32)
         steps = steps.sign() * steps.abs().log1p()
         bias = torch.stack(torch.meshgrid(steps, steps, indexing="ij"), -1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -25,7 +26,7 @@ class CxrBert(nn.Module):
     input: TextInput
     weights_sha256: str | None = None
 
-    def __init__(self, bert: nn.Module, latent: int) -> None:
+    def __init__(self, bert: Any, latent: int) -> None:
         super().__init__()
         self.text_transformer = bert.model
         self.to_text_latent = nn.Linear(bert.embed_dim, latent, bias=False)

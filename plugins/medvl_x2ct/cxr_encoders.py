@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -44,7 +44,7 @@ class CxrEncoder(nn.Module):
     weights_sha256: str | None = None
 
     def __init__(
-        self, trunk: nn.Module, input: ImageInput, statistics: tuple[Sequence[float], Sequence[float]], latent: int
+        self, trunk: Any, input: ImageInput, statistics: tuple[Sequence[float], Sequence[float]], latent: int
     ) -> None:
         super().__init__()
         self.xray_encoder = trunk

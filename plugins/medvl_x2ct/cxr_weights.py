@@ -43,7 +43,7 @@ _UNUSED = (  # patterns of keys that are known and not needed
 )
 
 
-def initialise(encoder: nn.Module, architecture: str, initialisation: str, weights: str | Path | None) -> None:
+def initialise(encoder: Any, architecture: str, initialisation: str, weights: str | Path | None) -> None:
     """Set the weights of a ``CxrEncoder``, and its ``weights_sha256``, from the file of its initialisation; strictly.
 
     Args:

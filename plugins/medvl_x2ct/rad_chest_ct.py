@@ -76,6 +76,7 @@ class RadChestVolume:
                 "RAD-ChestCT's arrays are, so download it again or exclude it"
             )
         image = orient_rad_chest(check_ct(self.path, stored), self._spacing())
+        assert image.affine is not None  # made from the spacing
         return Image(image.array, check_affine(self.path, image.affine))
 
     def fingerprint(self) -> str:

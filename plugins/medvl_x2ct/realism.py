@@ -18,7 +18,7 @@ from medvl_imaging.readers import read_radiograph, read_volume
 
 __all__ = ["main", "save_panel"]
 
-COLUMNS = [
+COLUMNS: list[tuple[str, str, dict[str, Any]]] = [
     (mode, view, {"mode": mode, "view": "pa" if view == "frontal" else view})
     for view in ("frontal", "lateral")
     for mode in ("mean_hu", "beer_lambert", "cone_beam")
@@ -44,6 +44,7 @@ def save_panel(volumes: Sequence[Image], films: Sequence[Image], path: Path | st
     for axis in axes.flat:
         axis.axis("off")
     for row, volume in zip(axes, volumes, strict=False):
+        assert volume.affine is not None  # CTs have one
         for axis, (mode, view, options) in zip(row, COLUMNS, strict=True):
             made = simulate_radiograph(volume.array, volume.affine, size=(pixels, pixels), **options)
             _show(axis, made, f"{mode}, {view}", None if mode == "mean_hu" else (0.0, 1.0))

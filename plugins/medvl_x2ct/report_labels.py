@@ -61,7 +61,7 @@ def named_labeler(name: str) -> Labeler:
         raise ValueError(f"labeler {name!r} cannot be imported ({error}); give 'package.module:function'") from error
     if not callable(function):
         raise ValueError(f"labeler {name!r} is no function; give 'rules' or 'package.module:function'")
-    return function  # type: ignore[no-any-return]
+    return function
 
 
 def sections(text: str) -> dict[str, str]:

@@ -47,6 +47,7 @@ def test_two_processes_log_the_losses_of_one(tmp_path, name):
     lines = [line for line in done.stdout.splitlines() if re.match(r"\d\d:\d\d:\d\d ", line)]
     assert sum(f"{STAGES[name][0]} epoch 1/" in line for line in lines) == 1, done.stdout
     assert len(lines) == len(set(lines)), done.stdout
+    assert sum("written: " in line for line in lines) == 4  # models, eval, cache, mlruns.db
 
 
 def _train_cxr_cml(folder: Path, batch_size: int, processes: int) -> dict[str, dict[str, torch.Tensor]]:

@@ -22,7 +22,7 @@ from medvl_imaging.images import check_images
 __all__ = ["ClipImage", "ClipText", "build_clip_image", "build_clip_text"]
 
 _TEMPERATURE = 0.07
-_VARIANTS = {
+_VARIANTS: dict[str, dict[str, Any]] = {
     "vit_b_32": {
         "image": {"patch": 32, "width": 768, "layers": 12, "heads": 12},
         "text": {"width": 512, "layers": 12, "heads": 8},
@@ -48,7 +48,7 @@ class ClipImage(nn.Module):
         input: What it reads.
     """
 
-    def __init__(self, model: nn.Module, input: ImageInput) -> None:
+    def __init__(self, model: Any, input: ImageInput) -> None:
         super().__init__()
         self.model = model
         self.input = input
@@ -89,7 +89,7 @@ class ClipText(nn.Module):
 
     vocabulary_sha256: Tensor
 
-    def __init__(self, model: nn.Module, tokenizer: ClipTokenizer) -> None:
+    def __init__(self, model: Any, tokenizer: ClipTokenizer) -> None:
         super().__init__()
         self.model = model
         self.tokenizer = tokenizer
@@ -97,7 +97,7 @@ class ClipText(nn.Module):
         self.embed_dim: int = model.config.projection_dim
         self.temperature = _TEMPERATURE
         self.register_buffer("vocabulary_sha256", torch.tensor(list(tokenizer.sha256), dtype=torch.uint8))
-        self.register_load_state_dict_pre_hook(check_vocabulary)
+        self.register_load_state_dict_pre_hook(check_vocabulary)  # type: ignore[no-untyped-call]
 
     def tokenize(self, texts: Sequence[str]) -> TokenBatch:
         """Texts to token ids, see ``ClipTokenizer``."""

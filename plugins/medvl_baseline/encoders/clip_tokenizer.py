@@ -84,14 +84,14 @@ def _tokenizer(vocabulary: Path | None) -> Any:
     else:
         raise FileNotFoundError(f"{vocabulary}: no vocabulary there; give CLIP's, or build one with text.bpe_merges")
     pieces = [*byte_pieces(), *("".join(pair) for pair in merges), _START, _END]
-    return CLIPTokenizer(vocab={piece: i for i, piece in enumerate(pieces)}, merges=merges)
+    return CLIPTokenizer(vocab={piece: i for i, piece in enumerate(pieces)}, merges=merges)  # type: ignore[arg-type]
 
 
 def _read_merges(path: Path) -> list[tuple[str, str]]:
     """Merges after the line with the version; of OpenAI's file, those that CLIP uses."""
     content = path.read_bytes()
     lines = (gzip.decompress(content) if path.suffix == ".gz" else content).decode("utf-8").splitlines()[1:]
-    pairs = [tuple(line.split(" ")) for line in lines if line][: _CLIP_SIZE - len(byte_pieces()) - 2]
+    pairs: list[Any] = [tuple(line.split(" ")) for line in lines if line][: _CLIP_SIZE - len(byte_pieces()) - 2]
     for number, pair in enumerate(pairs, 2):
         if len(pair) != 2:
             raise ValueError(f"{path}, line {number}: {' '.join(pair)!r} is no merge of two pieces; give CLIP's merges")

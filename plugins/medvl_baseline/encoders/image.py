@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
@@ -163,7 +163,7 @@ def build_swin_t_2d(
     stride = 4 * 2 ** (len(depths) - 1)
     _require_multiple(size, (stride, stride))
     config = SwinConfig(
-        image_size=tuple(size),
+        image_size=(size[0], size[1]),
         num_channels=channels,
         embed_dim=embed_dim,
         depths=list(depths),
@@ -252,7 +252,7 @@ def _resnet(depth: int, input: ImageInput, base_width: int, norm: str, weights: 
     return _finish(trunk, _resnet_map, input, embed_dim, weights, ignore=("fc.*",))
 
 
-def _resnet_map(trunk: nn.Module, x: Tensor) -> Tensor:
+def _resnet_map(trunk: Any, x: Tensor) -> Tensor:
     x = trunk.maxpool(trunk.act(trunk.bn1(trunk.conv1(x))))
     return trunk.layer4(trunk.layer3(trunk.layer2(trunk.layer1(x))))
 

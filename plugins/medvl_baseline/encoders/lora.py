@@ -30,4 +30,4 @@ def add_lora(model: nn.Module, rank: int) -> None:
     except ImportError as error:
         raise ValueError(f"lora_rank is {rank}, but peft is not installed; pip install 'medvl[lora]'") from error
     inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=["q_proj", "v_proj"]), model)
-    model.visual_projection.requires_grad_(True)  # type: ignore[operator, union-attr]
+    model.visual_projection.requires_grad_(True)

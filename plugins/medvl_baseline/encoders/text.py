@@ -34,7 +34,7 @@ class HfText(nn.Module):
         max_length: Tokens kept, special tokens included.
     """
 
-    def __init__(self, model: nn.Module, tokenizer: Any, max_length: int) -> None:
+    def __init__(self, model: Any, tokenizer: Any, max_length: int) -> None:
         super().__init__()
         if tokenizer.pad_token_id is None:
             raise ValueError(
@@ -69,7 +69,7 @@ class BertSmall(nn.Module):
 
     vocabulary_sha256: Tensor
 
-    def __init__(self, model: nn.Module, vocabulary: Sequence[str], input: TextInput) -> None:
+    def __init__(self, model: Any, vocabulary: Sequence[str], input: TextInput) -> None:
         super().__init__()
         self.model = model
         self.embed_dim: int = model.config.hidden_size
@@ -79,7 +79,7 @@ class BertSmall(nn.Module):
         self._tokenizer.enable_padding(pad_id=self._tokenizer.token_to_id("[PAD]"))
         digest = hashlib.sha256("\n".join(vocabulary).encode()).digest()
         self.register_buffer("vocabulary_sha256", torch.tensor(list(digest), dtype=torch.uint8))
-        self.register_load_state_dict_pre_hook(check_vocabulary)
+        self.register_load_state_dict_pre_hook(check_vocabulary)  # type: ignore[no-untyped-call]
 
     def tokenize(self, texts: Sequence[str]) -> TokenBatch:
         """Texts to token ids, padded to the longest; the closing ``[SEP]`` survives truncation."""
@@ -126,7 +126,7 @@ def build_hf_text(
     sizes = {"hidden_size": hidden_size, "layers": layers, "heads": heads}
     given = sorted(name for name, value in sizes.items() if value is not None)
     if path is None:
-        if len(given) < len(sizes):
+        if hidden_size is None or layers is None or heads is None:
             raise ValueError(
                 f"hf_text without a path needs {', '.join(sizes)}; got {given}. Give a model folder to read one"
             )
@@ -223,7 +223,7 @@ def _read_vocabulary(path: Path) -> list[str]:
     return path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
 
 
-def check_vocabulary(module: nn.Module, state_dict: dict[str, Tensor], prefix: str, *_: object) -> None:
+def check_vocabulary(module: Any, state_dict: dict[str, Tensor], prefix: str, *_: object) -> None:
     """A hook before loading: weights with another ``vocabulary_sha256`` than the module's are refused."""
     theirs = state_dict.get(f"{prefix}vocabulary_sha256")
     if theirs is not None and not torch.equal(theirs.cpu(), module.vocabulary_sha256.cpu()):

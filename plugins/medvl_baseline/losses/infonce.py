@@ -88,7 +88,7 @@ class InfoNCE(nn.Module):
             if self.chunk_size is None and a.device.type != "cpu":
                 total = _plain(a, b, scale, symmetric)
             else:
-                total = _Fused.apply(a, b, scale, symmetric, self.chunk_size)
+                total = _Fused.apply(a, b, scale, symmetric, self.chunk_size)  # type: ignore[no-untyped-call]
             if groups is not None:
                 total = total + scale * (a * (b - _group_mean(b, groups))).sum(dim=1).mean()
         return loss_output("infonce", total, batch, self.pair)

@@ -48,7 +48,7 @@ def area_values(labels: np.ndarray, scores: np.ndarray) -> dict[str, float]:
     out = {"auroc_micro": micro_auroc(labels, scores), "auprc_micro": micro_auprc(labels, scores)}
     for area, values in zip(("auroc", "auprc"), auroc_auprc(labels, scores), strict=True):
         for how in ("macro", "weighted"):
-            out[f"{area}_{how}"] = average_metric(values, labels, how).value  # type: ignore[arg-type]
+            out[f"{area}_{how}"] = average_metric(values, labels, how).value
     return {name: out[name] for name in AREAS}
 
 

@@ -67,8 +67,8 @@ class Collected:
             ValueError: If a modality, an id column or the labels are missing, their lengths differ, an embedding is not
                 finite, or the labels do not fit the classes.
         """
-        have = {"embeddings": outputs.get("embeddings", {}), "outputs": outputs}
-        wanted = {"embeddings": self._embeddings, "outputs": self._ids}
+        have: dict[str, Any] = {"embeddings": outputs.get("embeddings", {}), "outputs": outputs}
+        wanted: dict[str, Mapping[str, Any]] = {"embeddings": self._embeddings, "outputs": self._ids}
         for place, names in wanted.items():
             if lost := [name for name in names if name not in have[place]]:
                 raise ValueError(f"{self._evaluator} needs {lost} in {place}, which has {sorted(have[place])}")

@@ -25,7 +25,7 @@ def recall_curve(
     path: str | Path,
     depths: Sequence[int],
     recall: Sequence[float],
-    interval: tuple[Sequence[float], Sequence[float]],
+    interval: tuple[np.ndarray, np.ndarray],
     chance: Sequence[float],
     marked: Sequence[int],
     title: str,

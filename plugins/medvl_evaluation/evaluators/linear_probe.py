@@ -138,7 +138,8 @@ class LinearProbe:
     def chance(self) -> dict[str, float]:
         """Areas of a random order, in the folds tested; decisions that never look: always the more frequent answer for
         accuracy, and for F1 always yes (of several labels) or the most frequent class (of one)."""
-        labels, out = self._collected.labels(), {}
+        labels = self._collected.labels()
+        out: dict[str, float] = {}
         for fraction, folds in self._folds().items():
             rows = [self._chance_of(labels[fold.rows]) for fold in folds]
             means = mean_defined(np.array(rows))
@@ -184,8 +185,8 @@ class LinearProbe:
         logits = total[kept] / times[kept]
         scores = logits if self.scheme == "train" else ranks[kept] / times[kept]
         probabilities = softmax(logits, axis=1) if self.exclusive else expit(logits)
-        ids = [np.array(self._collected.ids(name))[kept].tolist() for name in ("study_id", "subject_id")]
-        return Predictions(*ids, self.classes, labels[kept], scores, probabilities)
+        studies, subjects = (np.array(self._collected.ids(name))[kept].tolist() for name in ("study_id", "subject_id"))
+        return Predictions(studies, subjects, self.classes, labels[kept], scores, probabilities)
 
     def _collector(self) -> Collected:
         ids = ("study_id", "subject_id")

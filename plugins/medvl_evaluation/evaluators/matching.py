@@ -142,8 +142,8 @@ class Matching:
 
     def predictions(self) -> Predictions:
         """Cosine of every study with the text of every class."""
-        ids = [self._collected.ids(name) for name in ("study_id", "subject_id")]
-        return Predictions(*ids, self.classes, self._collected.labels(), self.scores())
+        studies, subjects = self._collected.ids("study_id"), self._collected.ids("subject_id")
+        return Predictions(studies, subjects, self.classes, self._collected.labels(), self.scores())
 
     def scores(self) -> np.ndarray:
         """Cosines, ``N C`` float64.

@@ -108,7 +108,8 @@ def fit_probe(
         elif epoch - best_epoch >= fitting.patience:
             break
     thresholds = _thresholds(held_y.numpy(), linear(held_x, *best).numpy())
-    return Probe(*best, thresholds, best_epoch)
+    weight, bias = best
+    return Probe(weight, bias, thresholds, best_epoch)
 
 
 def _copies(parameters: Iterable[Tensor]) -> list[Tensor]:

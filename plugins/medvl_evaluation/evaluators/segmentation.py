@@ -129,7 +129,9 @@ class Segmentation:
 
     def predictions(self) -> Predictions:
         """Predicted volume of every class against whether the true mask has it."""
-        return Predictions(*self._ids.values(), self.classes, self._present(), self._volumes())
+        return Predictions(
+            self._ids["study_id"], self._ids["subject_id"], self.classes, self._present(), self._volumes()
+        )
 
     def _stacked(self) -> np.ndarray:
         """``N 3 C``: voxels predicted, true, and both."""

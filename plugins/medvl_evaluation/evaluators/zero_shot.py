@@ -164,9 +164,9 @@ class ZeroShot:
 
     def predictions(self) -> Predictions:
         """Log odds and probability, or cosine, of every study and class."""
-        ids = [self._collected.ids(name) for name in ("study_id", "subject_id")]
+        studies, subjects = self._collected.ids("study_id"), self._collected.ids("subject_id")
         probabilities = self.probabilities() if self.scoring == "softmax" else None
-        return Predictions(*ids, self.classes, self._collected.labels(), self.scores(), probabilities)
+        return Predictions(studies, subjects, self.classes, self._collected.labels(), self.scores(), probabilities)
 
     def figures(self, folder: str | Path, n_resamples: int = 1000, seed: int = 0, level: float = 0.95) -> list[Path]:
         """ROC and precision-recall curves of every class, and the areas with their intervals."""
@@ -207,7 +207,7 @@ class ZeroShot:
             embeddings: With that of the image, ``N E``.
         """
         self._need_softmax()
-        return expit(self._scores_of(embeddings[self.image]))  # type: ignore[no-any-return]
+        return expit(self._scores_of(embeddings[self.image]))
 
     def _need_softmax(self) -> None:
         if self.scoring != "softmax":

@@ -7,7 +7,7 @@ weights of many resamples at once, ``N R``, and reads the data (sorted once) wit
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -27,7 +27,7 @@ __all__ = [
     "recall_statistic",
 ]
 
-Statistic = Callable[[NDArray[np.float32]], NDArray[np.float64]]
+Statistic = Callable[[NDArray[Any]], NDArray[np.float64]]
 """Weights ``N R`` (whole numbers) → one value, or one array of values, per resample: ``R`` or ``R ...``."""
 
 _WEIGHTS_PER_CHUNK = 2**21
@@ -102,7 +102,8 @@ def bootstrap_ci(
     values = draw(n_resamples)
     left_out = np.isnan(values).sum(axis=0)
     if len(ids) < 2:
-        return Interval(*np.full((2, *observed.shape), np.nan), np.full(observed.shape, n_resamples))
+        nothing = np.full(observed.shape, np.nan)
+        return Interval(nothing, nothing, np.full(observed.shape, n_resamples))
     while (lacking := n_resamples - _fewest(values, observed)) > 0 and len(values) < _MOST_REDRAWS * n_resamples:
         values = np.concatenate([values, draw(lacking)])
     if method == "percentile":
@@ -151,7 +152,7 @@ def difference_statistic(first: Statistic, second: Statistic) -> Statistic:
     return lambda weights: first(weights) - second(weights)
 
 
-def _members(strata: ArrayLike | None, ids: NDArray, row_of: NDArray[np.intp]) -> list[NDArray[np.intp]]:
+def _members(strata: ArrayLike | None, ids: NDArray[Any], row_of: NDArray[np.intp]) -> list[NDArray[np.intp]]:
     """Patients of each stratum."""
     if strata is None:
         return [np.arange(len(ids))]
@@ -199,11 +200,11 @@ class _WeightedCurve:
     Blocks of groups bound the memory of the sums.
     """
 
-    def __init__(self, labels: NDArray, scores: NDArray, rows: NDArray, n_rows: int) -> None:
+    def __init__(self, labels: NDArray[Any], scores: NDArray[Any], rows: NDArray[Any], n_rows: int) -> None:
         positive, negative = labels == 1, labels == 0
         groups, group_of = np.unique(scores[positive], return_inverse=True)
 
-        def histogram(group: NDArray, entries: NDArray, bins: int) -> sparse.csr_matrix:
+        def histogram(group: NDArray[Any], entries: NDArray[Any], bins: int) -> sparse.csr_matrix:
             ones = np.ones(len(group), dtype=np.float32)
             return sparse.csr_matrix((ones, (group, rows[entries])), shape=(bins, n_rows))
 
@@ -217,7 +218,7 @@ class _WeightedCurve:
         starts = range(0, len(groups), _GROUPS_PER_BLOCK)
         self.blocks = [[table[k : min(k + _GROUPS_PER_BLOCK, len(groups))] for table in tables] for k in starts]
 
-    def __call__(self, weights: NDArray[np.float32]) -> tuple[NDArray, NDArray, NDArray]:
+    def __call__(self, weights: NDArray[np.float32]) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
         """AUROC, AUPRC and total weight of the positives, ``R`` each."""
         n_false, n_true = (self.totals @ weights).astype(np.float64)
         sums = np.zeros((3, weights.shape[1]))  # of positives, negatives below, negatives at or below

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -20,7 +20,7 @@ class Reliability(NamedTuple):
 
     predicted: NDArray[np.float64]
     observed: NDArray[np.float64]
-    count: NDArray[np.int64]
+    count: NDArray[np.int64]  # type: ignore[assignment]
 
 
 def reliability_curve(
@@ -118,7 +118,7 @@ def brier_score(labels: ArrayLike, probabilities: ArrayLike) -> NDArray[np.float
         return squares.sum(axis=0) / known.sum(axis=0)
 
 
-def _checked(labels: ArrayLike, probabilities: ArrayLike) -> tuple[NDArray, NDArray]:
+def _checked(labels: ArrayLike, probabilities: ArrayLike) -> tuple[NDArray[Any], NDArray[Any]]:
     labels, probabilities = check_labels_and_scores(labels, probabilities)
     outside = (probabilities < 0) | (probabilities > 1)
     if outside.any():

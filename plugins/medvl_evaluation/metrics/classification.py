@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -30,7 +30,7 @@ class ClassAverage(NamedTuple):
     left_out: int
 
 
-def check_labels_and_scores(labels: ArrayLike, scores: ArrayLike) -> tuple[NDArray, NDArray]:
+def check_labels_and_scores(labels: ArrayLike, scores: ArrayLike) -> tuple[NDArray[Any], NDArray[Any]]:
     """Both as ``N C`` arrays that the metrics accept.
 
     Args:
@@ -75,7 +75,7 @@ def operating_counts(labels: ArrayLike, scores: ArrayLike) -> tuple[NDArray[np.i
     return true, ends + 1 - true
 
 
-def _areas(labels: NDArray, scores: NDArray) -> tuple[float, float]:
+def _areas(labels: NDArray[Any], scores: NDArray[Any]) -> tuple[float, float]:
     known = ~np.isnan(labels)
     true, false = operating_counts(labels[known], scores[known])
     if len(true) == 0 or true[-1] == 0 or false[-1] == 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -81,7 +82,7 @@ def delong_test(
     pairs = [_bounds(area, covariance[i, i], level) for i, area in enumerate(areas)]
     pairs.append((difference - reach, difference + reach))
     one = average == "micro" or np.ndim(labels) == 1
-    unpack = (lambda values: values[0]) if one else (lambda values: values)
+    unpack: Callable[[Any], Any] = (lambda values: values[0]) if one else (lambda values: values)
     return DeLongTest(*map(unpack, entries), *((unpack(low), unpack(high)) for low, high in pairs))
 
 
@@ -99,7 +100,7 @@ def holm(p_values: ArrayLike) -> NDArray[np.float64]:
     return adjusted.reshape(np.shape(p_values))
 
 
-def _bounds(area: NDArray, variance: NDArray, level: float) -> tuple[NDArray, NDArray]:
+def _bounds(area: NDArray[Any], variance: NDArray[Any], level: float) -> tuple[NDArray[Any], NDArray[Any]]:
     reach = ndtri((1 + level) / 2) * np.sqrt(variance)
     return (area - reach).clip(0, 1), (area + reach).clip(0, 1)
 
@@ -110,7 +111,7 @@ def _estimate(
     level: float,
     average: str | None,
     clusters: ArrayLike | None,
-) -> tuple[NDArray, NDArray]:
+) -> tuple[NDArray[Any], NDArray[Any]]:
     """Areas ``2 C`` and covariances ``3 3 C``, the third of the difference."""
     if not 0 < level < 1 or average not in (None, "micro"):
         raise ValueError(f"level={level}, average={average!r}; give a level between 0 and 1, and None or 'micro'")
@@ -131,7 +132,9 @@ def _estimate(
     return np.stack([areas for areas, _ in classes], axis=-1), np.stack([cov for _, cov in classes], axis=-1)
 
 
-def _one_class(labels: NDArray, scores: list[NDArray], rows: NDArray | None) -> tuple[NDArray, NDArray]:
+def _one_class(
+    labels: NDArray[Any], scores: list[NDArray[Any]], rows: NDArray[Any] | None
+) -> tuple[NDArray[Any], NDArray[Any]]:
     known = ~np.isnan(labels)
     positive, rows = labels[known] == 1, None if rows is None else rows[known]
     m, n = int(positive.sum()), int((~positive).sum())
@@ -144,7 +147,7 @@ def _one_class(labels: NDArray, scores: list[NDArray], rows: NDArray | None) -> 
     return areas, _covariance(residuals, positive, rows)
 
 
-def _placements(positive: NDArray[np.bool_], scores: NDArray, m: int, n: int) -> NDArray[np.float64]:
+def _placements(positive: NDArray[np.bool_], scores: NDArray[Any], m: int, n: int) -> NDArray[np.float64]:
     """Share of the other side that each row is ranked right against, ties half: (rank in all - in own side) / size.
 
     Both mid-ranks come from one sort, so that only counts of the other side up to each tie group remain.
@@ -160,7 +163,7 @@ def _placements(positive: NDArray[np.bool_], scores: NDArray, m: int, n: int) ->
     return np.where(positive, below[1][group] / n, 1 - below[0][group] / m)
 
 
-def _covariance(residuals: NDArray, positive: NDArray[np.bool_], rows: NDArray | None) -> NDArray[np.float64]:
+def _covariance(residuals: NDArray[Any], positive: NDArray[np.bool_], rows: NDArray[Any] | None) -> NDArray[np.float64]:
     sides = [residuals[side] for side in (positive, ~positive)]
     present = [len(side) for side in sides]
     if rows is not None:
@@ -176,6 +179,6 @@ def _covariance(residuals: NDArray, positive: NDArray[np.bool_], rows: NDArray |
     return total + k / (k - 1) * (cross + cross.T)
 
 
-def _sums(residuals: NDArray, rows: NDArray, n_rows: int) -> NDArray[np.float64]:
+def _sums(residuals: NDArray[Any], rows: NDArray[Any], n_rows: int) -> NDArray[np.float64]:
     """Sum per cluster, clusters x models."""
     return np.stack([np.bincount(rows, weights=column, minlength=n_rows) for column in residuals.T], axis=1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -79,7 +79,7 @@ def operating_points(labels: ArrayLike, scores: ArrayLike, thresholds: ArrayLike
     n_true, n_false = (labels == 1).sum(axis=0), (labels == 0).sum(axis=0)
     usable = np.where(np.isnan(thresholds), np.nan, 1.0)
 
-    def share(part: NDArray, whole: NDArray) -> NDArray[np.float64]:
+    def share(part: NDArray[Any], whole: NDArray[Any]) -> NDArray[np.float64]:
         with np.errstate(invalid="ignore", divide="ignore"):
             return usable * part / np.where(whole > 0, whole, np.nan)
 
@@ -93,7 +93,7 @@ def operating_points(labels: ArrayLike, scores: ArrayLike, thresholds: ArrayLike
     )
 
 
-def _threshold(labels: NDArray, scores: NDArray, rule: Rule, target: float | None) -> float:
+def _threshold(labels: NDArray[Any], scores: NDArray[Any], rule: Rule, target: float | None) -> float:
     known = ~np.isnan(labels)
     labels, scores = labels[known], scores[known]
     true, false = operating_counts(labels, scores)

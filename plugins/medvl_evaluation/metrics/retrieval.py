@@ -8,6 +8,7 @@ gets the worst rank and recall 0, and equal texts in different groups can only l
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -158,7 +159,7 @@ def _pairs_of_targets(targets: Sequence[Sequence[int]], n_queries: int, n_items:
     return torch.from_numpy(np.repeat(np.arange(n_queries), counts)), torch.from_numpy(columns)
 
 
-def _reject_alone(what: str, groups: NDArray, matched: NDArray) -> None:
+def _reject_alone(what: str, groups: NDArray[Any], matched: NDArray[Any]) -> None:
     alone = np.setdiff1d(np.arange(len(groups)), matched)
     if len(alone):
         raise ValueError(

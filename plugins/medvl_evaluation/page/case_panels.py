@@ -131,7 +131,7 @@ def _mistakes(folder: EvaluationFolder) -> list[dict[str, Any]]:
         per_class[c] += 1
         what = "missed" if told.labels[i, c] == 1 else "false alarm"
         shown = told.scores[i, c] if told.probabilities is None else told.probabilities[i, c]
-        detail = f"{what}: score {number(shown)}, {wrong[i, c]:.1f} SD off"
+        detail = f"{what}: score {number(float(shown))}, {wrong[i, c]:.1f} SD off"
         chosen.append({"study": str(told.study_id[i]), "line": str(told.classes[c]), "detail": detail})
     return chosen
 

@@ -157,7 +157,7 @@ def grey_png(image: NDArray[np.uint8], alt: str) -> Picture:
 
 def _single(width: float, height: float) -> tuple[Any, Any]:
     drawing = sheet(width, height)
-    ax = drawing.subplots()
+    ax: Any = drawing.subplots()
     ax.spines[["top", "right"]].set_visible(False)
     ax.tick_params(labelsize=6)
     ax.xaxis.label.set_size(6.5)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -66,7 +67,7 @@ def lay_out(volume: np.ndarray, affine: np.ndarray | Sequence[float], view: str)
             "and 4 x 4 or three spacings"
         )
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
-    codes = list(aff2axcodes(affine)) if np.isfinite(affine).all() else [None]
+    codes: list[Any] = list(aff2axcodes(affine)) if np.isfinite(affine).all() else [None]
     if None in codes:
         raise ValueError(f"affine {affine[:3].tolist()} names no three directions; spacings are positive and finite")
     for axis in range(3):

@@ -77,11 +77,11 @@ def simulate_radiograph(
     """
     clip = _check(mode, detector, size, iso_spacing_mm, hu_clip)
     laid = lay_out(volume_hu, affine, view)
-    tube = Tube(source_detector_mm, source_isocentre_mm, tuple(rotation_deg), tuple(shift_mm))
+    tube = Tube(source_detector_mm, source_isocentre_mm, (*rotation_deg,), (*shift_mm,))
     if mode == "cone_beam":
         extent = laid.extent_mm[1:] * source_detector_mm / source_isocentre_mm
         frame = size or [max(int(n / iso_spacing_mm + 1e-4), 1) for n in extent]
-        inside, place = place_in(extent, frame)
+        inside, place = place_in(extent.tolist(), frame)
         mean, path_mm = cone_picture(laid, view, tube, inside, clip)
         picture = torch.zeros(*frame)
         picture[place] = attenuation(mean, path_mm)

@@ -179,8 +179,8 @@ def _check_slice(file: Path, header: Dataset, allowed: tuple[str, ...]) -> None:
         )
     header.RescaleSlope = header.get("RescaleSlope", 1)
     header.RescaleIntercept = header.get("RescaleIntercept", 0)
-    numbers = [*header.ImagePositionPatient, *header.ImageOrientationPatient, *header.PixelSpacing]
-    numbers = np.array([*numbers, header.RescaleSlope, header.RescaleIntercept], float)
+    geometry = [*header.ImagePositionPatient, *header.ImageOrientationPatient, *header.PixelSpacing]
+    numbers = np.array([*geometry, header.RescaleSlope, header.RescaleIntercept], float)
     if len(numbers) != 13 or not np.isfinite(numbers).all() or (numbers[9:11] <= 0).any() or numbers[11] == 0:
         raise ImageError(
             f"{file}: position, orientation, spacing or rescale {numbers.tolist()} is unusable; export it again"

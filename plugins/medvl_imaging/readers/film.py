@@ -65,4 +65,4 @@ def read_nifti_radiograph(path: Path) -> np.ndarray:
     axes.sort(key=lambda d: "SIAPLR".index(codes[d]))  # rows run along the body if they can, columns across
     array = array.squeeze().T if axes[0] > axes[1] else array.squeeze()
     flips = [k for k, d in enumerate(axes) if codes[d] not in "ILP"]
-    return np.ascontiguousarray(np.flip(array, flips))
+    return np.ascontiguousarray(np.flip(array, tuple(flips)))

@@ -136,8 +136,10 @@ class FileSource:
 
     def load(self) -> Image:
         """Read and check it."""
-        if self.kind in ("radiograph", "picture"):
-            return read_radiograph(self.path, any_modality=self.kind == "picture")
+        if self.kind == "radiograph":
+            return read_radiograph(self.path)
+        if self.kind == "picture":
+            return read_radiograph(self.path, any_modality=True)
         return read_volume(self.path, content="ct" if self.kind == "volume" else self.kind)
 
     def fingerprint(self) -> str:

@@ -31,7 +31,7 @@ class DamagedShard(ValueError):
 def row_digest(key: Key, row: np.ndarray) -> bytes:
     """SHA-256 over key and bytes, so that neither a flipped value nor a flipped key goes unnoticed."""
     digest = hashlib.sha256(json.dumps(key).encode())
-    digest.update(np.ascontiguousarray(row))
+    digest.update(np.ascontiguousarray(row).data)
     return digest.digest()
 
 
@@ -121,7 +121,7 @@ def write_shard(
         with atomic(path) as file:
             file.write(header)
             for _, row in items:
-                file.write(np.ascontiguousarray(row))
+                file.write(np.ascontiguousarray(row).data)
             file.writelines(digests)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
