@@ -268,7 +268,9 @@ def test_published_values_are_selectable_and_every_object_builds_at_full_size(tm
     get = parser.get_parsed_content
     with torch.device("meta"):
         clip, volume, network = get("clip_model"), get("volume_tower"), get("network_def")
-        trainers = get("stage1::trainer"), get("train::trainer")
+        trainers = [get("stage1::trainer")]
+        get("slice_encoder").freeze()
+        trainers.append(get("train::trainer"))
         first, second = (trainer.optimizer for trainer in trainers)
     config = clip.towers["image"].encoder.model.config
     assert (config.num_hidden_layers, config.hidden_size, config.patch_size, config.image_size) == (24, 1024, 14, 224)

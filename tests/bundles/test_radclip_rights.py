@@ -33,10 +33,14 @@ def test_inference_builds_what_was_trained_and_the_models_stay_as_they_are(tmp_p
         "image_encoder::name": "baseline/clip_image",
         "text_encoder::name": "baseline/bert_small",
         "slice_pooling::name": "baseline/attention",
+        "stage1::trainer::loss::losses::image_report::name": "baseline/siglip",
+        "loss::losses::volume_report::name": "baseline/siglip",
         "plane": "coronal",
         "grey_window": [10.0, 200.0],
     }
     get = run(bundle, "train.json", **chosen, **QUICK).parser.get_parsed_content
+    optimized = {id(p) for group in get("train::trainer").optimizer.param_groups for p in group["params"]}
+    assert optimized == {id(p) for module in ("slice_pooling", "loss") for p in get(module).parameters()}
     before = contents(bundle / "models")
     picture = tmp_path / "a.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (60, 50), dtype=np.uint8)).save(picture)
