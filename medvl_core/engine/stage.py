@@ -48,7 +48,7 @@ class Job:
         parts: Name → network. How each was built goes into the manifest, from which inference builds it again.
         cohort: Its studies; their labels go into the manifest.
         store: MLflow's SQLite file; ``None`` tracks nothing.
-        seed: Of order, augmentation and step noise.
+        seed: Of order and step noise; ``None``: the cohort's.
         resume: Whether to go on with the job recorded in the folder.
         trained: Whether the folder holds a finished job that is only read, as evaluation does: nothing is started.
         device: Where networks run.
@@ -67,7 +67,7 @@ class Job:
         cohort: Cohort,
         store: str | Path | None = None,
         *,
-        seed: int = 0,
+        seed: int | None = None,
         resume: bool = False,
         trained: bool = False,
         device: torch.device | str = "cpu",
@@ -78,7 +78,8 @@ class Job:
         **details: Any,
     ) -> None:
         self.name, self.folder, self.parts, self.studies = name, Path(folder), dict(parts), cohort.studies
-        self.store, self.seed, self.resume, self.device = store, seed, resume, torch.device(device)
+        self.store, self.resume, self.device = store, resume, torch.device(device)
+        self.seed = cohort.seed if seed is None else seed
         self.amp, self.val_interval, self.every, self.num_workers = amp, val_interval, checkpoint_every, num_workers
         self.details = {"labels": list(cohort.label_names), **details}
         self._weights: dict[str, dict[str, str]] = {}

@@ -106,11 +106,17 @@ def test_average_pooling_as_the_model_is_the_row_beside_it(trained, tmp_path):
     assert not (tmp_path / "models" / "stage1.pt").exists()
 
 
-@pytest.mark.parametrize("name", ["gated_attention", "slice_transformer", "slice_conv"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("radclip/gated_attention", "radclip/slice_transformer", "radclip/slice_conv", "radclip/slice_max"),
+        *("baseline/attention", "baseline/mean"),
+    ],
+)
 def test_pooling_is_one_override_away(trained, tmp_path, name):
-    run_adapter(trained, tmp_path, epochs=1, **{"slice_pooling::name": f"radclip/{name}"})
-    label = "".join(part.capitalize() for part in name.split("_"))
-    assert read_manifest(tmp_path / "models" / "manifest.json")["components"]["slice_pooling"] == label
+    run_adapter(trained, tmp_path, epochs=1, **{"slice_pooling::name": name})
+    parts = read_manifest(tmp_path / "models" / "manifest.json")["parts"]
+    assert parts["volume_tower"]["options"]["pooling"]["component"] == name
     assert "trained" in rows(tmp_path / "eval")
 
 
@@ -120,10 +126,12 @@ def test_stored_slices_give_the_embeddings_of_slices_encoded_anew(trained):
     study = get("studies")["test"][0]
     tower, tokens = get("volume_tower").eval(), get("slice_tokens")
     tokens.prepare([study])
-    stored, mask = tokens(study)
+    stored = tokens(study)
     with torch.no_grad():
         direct = tower(get("volume_images")(study)[None])
-        torch.testing.assert_close(tower.pool(stored[None], mask[None]), direct, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            tower.pool(stored["volume_tokens"][None], stored["volume_mask"][None]), direct, atol=1e-5, rtol=1e-5
+        )
 
 
 def test_inference_ranks_texts_for_a_picture_and_a_volume(trained, tmp_path):
@@ -158,10 +166,10 @@ def test_inference_ranks_texts_for_a_picture_and_a_volume(trained, tmp_path):
 
 def test_default_network_has_the_shape_the_metadata_states():
     parser = ConfigParser()
-    parser.read_config(str(BUNDLE / "configs" / "inference.json"))
+    parser.read_config(str(BUNDLE / "configs" / "train.json"))
     parser.read_meta(str(BUNDLE / "configs" / "metadata.json"))
     image = parser["_meta_#network_data_format#inputs#image"]
-    network = parser.get_parsed_content("network_def").eval()
+    network = parser.get_parsed_content("image_tower").eval()
     out = network(torch.zeros(1, image["num_channels"], *image["spatial_shape"]))
     assert out.shape == (1, parser["_meta_#network_data_format#outputs#pred#num_channels"])
 
@@ -241,17 +249,13 @@ def test_published_values_are_selectable_and_every_object_builds_at_full_size(tm
         "texts_file": None,
     }.items():
         parser[key] = value
-    for name in (
-        "image_studies",
-        "studies",
-    ):  # nothing is read: the stores are None
-        data = name.replace("studies", "dataset")
-        parser[name] = {split: f"$list(@{data}.studies('{split}'))" for split in ("train", "validation", "test")}
     get = parser.get_parsed_content
     with torch.device("meta"):
         clip, volume, network = get("clip_model"), get("volume_tower"), get("network_def")
-        first, second = get("stage1::optimizer"), get("optimizer")
-        trainers = get("stage1::trainer"), get("train::trainer")
+        trainers = [get("stage1::trainer")]
+        get("slice_encoder").freeze()
+        trainers.append(get("train::trainer"))
+        first, second = (trainer.optimizer for trainer in trainers)
     config = clip.towers["image"].encoder.model.config
     assert (config.num_hidden_layers, config.hidden_size, config.patch_size, config.image_size) == (24, 1024, 14, 224)
     assert clip.towers["image"].embed_dim == clip.towers["report"].embed_dim == 768
@@ -264,7 +268,7 @@ def test_published_values_are_selectable_and_every_object_builds_at_full_size(tm
     assert volume.encoder.n_tokens == 64
     assert all(trainer.amp for trainer in trainers)
     assert get("evaluate") is not None
-    assert get("stage1::losses")["image_report"].duplicates == "negative"
+    assert trainers[0].loss.losses["image_report"].duplicates == "negative"
 
 
 def test_published_rate_of_the_paper_is_one_key_away():

@@ -62,7 +62,7 @@ def published(tmp_path):
         "max_slices": 6,
         "batch_size": 4,
         "n_folds": 2,
-        "evaluate::evaluators::1::validation": 0.3,
+        "linear_probe::validation": 0.3,
         "num_workers": 0,
         "track": False,
     }

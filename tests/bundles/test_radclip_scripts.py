@@ -136,13 +136,13 @@ def test_volumes_of_three_modalities_train_both_stages(tmp_path):
     workflow = run(bundle, "train.json", "sts.json", **small)
     get = workflow.parser.get_parsed_content
     people = {
-        f"{kind} {split}": {study.subject_id for study in get(name)[split]}
-        for kind, name in (("image", "image_studies"), ("volume", "studies"))
+        f"{kind} {split}": {study.subject_id for study in get(name).studies[split]}
+        for kind, name in (("image", "image_cohort"), ("volume", "cohort"))
         for split in ("train", "test")
     }
     assert people["image train"] == people["volume train"]
     assert not people["image train"] & people["volume test"]
-    assert len(get("image_studies")["train"]) == 8 * len(get("studies")["train"])
+    assert len(get("image_cohort").studies["train"]) == 8 * len(get("studies")["train"])
     assert set(rows(bundle / "eval")) == {"chance", "average pooling", "trained"}
 
 
@@ -192,15 +192,15 @@ def test_every_plane_trains_and_gives_the_weights_of_its_slices(trained, tmp_pat
     places = {"ckpt_dir": str(tmp_path / "models"), "output_dir": str(tmp_path / "out"), "plane": plane}
     stage1 = {"stage1_dir": str(trained / "models")}
     run(trained, "train.json", "adapter_only.json", track=False, epochs=1, **places, **stage1)
-    given = {"input": str(path), "max_slices": 16}
-    run(trained, "inference.json", **given, **places, **stage1)
+    places.pop("plane")
+    run(trained, "inference.json", input=str(path), **places)
     with (tmp_path / "out" / "slices.csv").open() as file:
         weights = [float(row["weight"]) for row in csv.DictReader(file)]
     assert len(weights) == count
     assert sum(weights) == pytest.approx(1, abs=1e-4)
     assert (tmp_path / "out" / "scan.nii.gz_slices.png").is_file()
     with pytest.raises(RuntimeError) as caught:  # an adapter of another plane
-        run(trained, "inference.json", **given, output_dir=str(tmp_path / "out"), plane=plane)
+        run(trained, "train.json", "evaluate.json", output_dir=str(tmp_path / "out"), plane=plane)
     assert "build its encoder with the constants that they were trained with" in str(caught.value.__cause__)
 
 
@@ -220,6 +220,6 @@ def test_a_language_model_takes_the_place_of_the_text_tower(pictures, tmp_path):
     words = {"image_dir": str(pictures), "image_region": "Brain", "image_modality": "MRI", "n_folds": 3, "track": False}
     workflow = run(bundle, "train.json", "train_2d.json", "language_model.json", **given, **words)
     assert workflow.parser.get_parsed_content("image_tower").embed_dim == 16
-    given |= {"input": str(pictures / "dark" / "00.png"), "output_dir": str(tmp_path / "out")}
-    run(bundle, "inference.json", "language_model.json", "stage1_inference.json", **given)
+    given = {"input": str(pictures / "dark" / "00.png"), "output_dir": str(tmp_path / "out")}
+    run(bundle, "inference.json", "stage1_inference.json", **given)
     assert (tmp_path / "out" / "ranking.csv").read_text().startswith("study,rank,text,cosine\n00.png,1,")

@@ -120,7 +120,9 @@ def test_offers_reach_a_component_that_has_the_option_and_no_other():
 def test_a_pooling_is_offered_the_width_of_its_encoder():
     with using(discover()):
         made = medvl_core.build_pooling("baseline/attention", encoder=SimpleNamespace(embed_dim=16), heads=2)
+        takes_any = medvl_core.build_pooling("baseline/mean", encoder=SimpleNamespace(embed_dim=16))
     assert made.built_with == {"embed_dim": 16, "heads": 2}
+    assert takes_any.built_with == {}
 
 
 @pytest.mark.parametrize(

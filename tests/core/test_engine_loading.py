@@ -183,9 +183,18 @@ class Offering:
 
 def test_a_cohort_reads_each_split_once_and_its_dataset_offers_fields(studies):
     dataset = Offering(studies, {"age": lambda study, draw: 7})
-    cohort = Cohort(dataset, seed=5, usable=lambda part, split: part[1:] if split == "train" else part)
+    read = []
+
+    def usable(part, split):
+        read.append(split)
+        return part[1:] if split == "train" else part
+
+    cohort = Cohort(dataset, seed=5, usable=usable)
+    assert len(cohort.split("validation", {})) == 2
+    assert read == ["validation"]  # and no other
     assert [len(part) for part in cohort.studies.values()] == [5, 2, 4]
     assert cohort.everyone == studies[1:]
+    assert read == ["validation", "train", "test"]
     split = cohort.split("train", {"cxr": ImageRows("cxr", CXR)})
     assert split[0]["age"] == 7
     assert (split.seed, split.label_names) == (5, ("a",))

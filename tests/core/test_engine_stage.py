@@ -189,6 +189,25 @@ def test_a_job_tells_in_its_manifest_which_file_holds_which_part(tmp_path, studi
     assert again.id == made.job.id
 
 
+def test_the_manifest_names_the_file_that_a_part_was_loaded_from_or_saved_to(tmp_path, studies):
+    made, tower, _ = stage(tmp_path / "models", studies, Rising())
+    elsewhere = save_weights(made.model, tmp_path / "other.pt")
+    made.job.load(made.model, elsewhere)
+    assert not tower.training
+    made.job.finish()
+    part = read_manifest(tmp_path / "models" / "manifest.json")["parts"]["image_tower"]
+    assert part["weights"] == {"file": str(elsewhere), "prefix": "towers.cxr."}
+    made.job.save(tower, "kept.pt")
+    made.job.finish()
+    part = read_manifest(tmp_path / "models" / "manifest.json")["parts"]["image_tower"]
+    assert part["weights"] == {"file": "kept.pt", "prefix": ""}
+    assert (tmp_path / "models" / "kept.pt").is_file()
+
+
+def test_a_job_has_the_seed_of_its_cohort(tmp_path, studies):
+    assert Job("toy", tmp_path, {}, Cohort(Splits(studies), seed=7)).seed == 7
+
+
 def test_a_trained_job_that_is_not_there_is_refused(tmp_path, studies):
     with pytest.raises(FileNotFoundError, match="no manifest; train the bundle first"):
         Job("toy", tmp_path, {}, Cohort(Splits(studies)), trained=True)

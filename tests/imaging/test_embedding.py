@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,7 +13,7 @@ from medvl_core.engine.alignment import AlignmentLoss, AlignmentModel, Tower
 from medvl_core.engine.loading import StudyDataset, Text, study_loader
 from medvl_core.protocols import EncoderOutput, TokenBatch
 from medvl_core.specs import ImageInput, TextInput
-from medvl_imaging.embedding import FrozenEmbedding, image_store, prepare_images, producer_of, usable_studies
+from medvl_imaging.embedding import FrozenEmbedding, image_store, prepare_images, producer_of, usable, usable_studies
 from medvl_imaging.images import ImageRows
 from tests.conftest import ArraySource
 
@@ -212,3 +213,11 @@ def test_studies_that_cannot_be_read_are_listed_and_dropped(tmp_path, studies, c
     assert (tmp_path / "dropped.csv").read_text() == "study,reason\n"
     with pytest.raises(ValueError, match=r"broken\.dcm: cut"):
         prepare_images(studies, [ct_rows])
+
+
+def test_usable_studies_of_a_cohort_are_shuffled_for_validation_only(tmp_path, studies, ct_rows):
+    of = usable([ct_rows], str(tmp_path / "dropped_{}.csv"), seed=3)
+    assert of(studies, "train") == studies
+    shuffled = of(studies, "validation")
+    assert shuffled == random.Random(3).sample(studies, len(studies)) != studies
+    assert {path.name for path in tmp_path.glob("*.csv")} == {"dropped_train.csv", "dropped_validation.csv"}
