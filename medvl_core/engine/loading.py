@@ -71,7 +71,7 @@ Field = Callable[[Study, Draw], Any]
 """Gives one entry of a study, or a mapping of named entries.
 
 It may have ``check(study)``, which raises ``ValueError`` for a study that lacks what it reads, and, where it reads what
-training has yet to make, ``blank(study, draw)`` that stands in for it: `preflight` asks for both.
+training has yet to make, ``blank(study, draw)`` that stands in for it: `rehearse` asks for both.
 """
 
 

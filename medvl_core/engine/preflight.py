@@ -18,7 +18,7 @@ from medvl_core.engine.job import prepare_batch
 from medvl_core.engine.loading import StudyDataset, collate
 from medvl_core.errors import EXIT_DATA, MedvlError
 
-__all__ = ["PreflightError", "preflight"]
+__all__ = ["PreflightError", "rehearse"]
 
 _STUDIES, _ROWS = 4, 20
 """Studies of a dry step; rows listed per dataset."""
@@ -30,7 +30,7 @@ class PreflightError(MedvlError):
     exit_code = EXIT_DATA
 
 
-def preflight(*parts: Any) -> None:
+def rehearse(*parts: Any) -> None:
     """Try every row, encoder, pooling, loss and evaluator of stages and evaluations, and leave no trace.
 
     Each stage makes one step and one validation with up to four studies, each evaluation one pass, all with copies:
