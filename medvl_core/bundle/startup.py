@@ -32,6 +32,7 @@ __all__ = [
     "explain",
     "install_excepthook",
     "running_config",
+    "running_parser",
     "unknown_override_keys",
 ]
 
@@ -63,7 +64,7 @@ def begin(seed: int = 0) -> None:
     from medvl_core.engine.stop import handle_signals
 
     install_excepthook()
-    if (parser := _parser()) is not None and (lines := rename_old_keys(parser.get())):
+    if (parser := running_parser()) is not None and (lines := rename_old_keys(parser.get())):
         for line in lines:
             logger.warning("%s", line)
         parser.parse(reset=True)
@@ -154,14 +155,14 @@ def _overrides(arguments: Sequence[str]) -> dict[str, Any]:
 def running_config() -> dict[str, Any]:
     """The config that MONAI is resolving right now: all files merged, overrides applied, expressions as written.
 
-    Call it from something a config builds or runs; elsewhere it is empty. MONAI hands its parser to nobody, but the
-    parser stands on the stack.
+    Call it from something a config builds or runs; elsewhere it is empty.
     """
-    parser = _parser()
+    parser = running_parser()
     return {} if parser is None else dict(parser.get())
 
 
-def _parser() -> ConfigParser | None:
+def running_parser() -> ConfigParser | None:
+    """MONAI's parser of that config. It hands it to nobody, but the parser stands on the stack."""
     from monai.bundle.config_parser import ConfigParser
 
     frame: FrameType | None = sys._getframe()

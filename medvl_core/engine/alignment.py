@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from medvl_core.engine.distributed import gather_objects, gather_rows
-from medvl_core.protocols import AlignmentBatch, LossOutput, TokenBatch
+from medvl_core.protocols import AlignmentBatch, EncoderOutput, LossOutput, TokenBatch
 
 __all__ = ["AlignmentLoss", "AlignmentModel", "Tower", "keep_input"]
 
@@ -64,6 +64,8 @@ class Tower(nn.Module):
         if isinstance(x, TokenBatch):
             x = x.to(next(self.encoder.parameters()).device)
         output = self.encoder(x)
+        if getattr(self.pooling, "order_sensitive", False) and len(output.grid) > 1:
+            _require_summary(self, output)
         pooled = output.pooled if self.pooling is None else self.pooling(output.tokens, output.mask)
         if pooled is None:
             raise ValueError(f"{type(self.encoder).__name__} has no pooled vector of its own; give the tower a pooling")
@@ -101,6 +103,16 @@ class Tower(nn.Module):
             self.train(training)
         embedding = torch.cat(rows).cpu()
         return functional.normalize(embedding, dim=-1) if normalise else embedding
+
+
+def _require_summary(tower: Tower, output: EncoderOutput) -> None:
+    """An order-sensitive pooling over nothing but the cells of an image would take one of them for a summary."""
+    if output.tokens.shape[1] == math.prod(output.grid):
+        pooling, encoder = (getattr(one, "component", type(one).__name__) for one in (tower.pooling, tower.encoder))
+        raise ValueError(
+            f"{pooling} takes the top-left patch: the {output.tokens.shape[1]} tokens of {encoder} are the cells of "
+            f"its grid {tuple(output.grid)}, no class token comes first; choose another pooling, e.g. baseline/mean"
+        )
 
 
 def keep_input(tower: nn.Module, any_size: bool = False) -> None:

@@ -68,7 +68,11 @@ class Draw:
 
 
 Field = Callable[[Study, Draw], Any]
-"""Gives one entry of a study, or a mapping of named entries."""
+"""Gives one entry of a study, or a mapping of named entries.
+
+It may have ``check(study)``, which raises ``ValueError`` for a study that lacks what it reads, and, where it reads what
+training has yet to make, ``blank(study, draw)`` that stands in for it: `rehearse` asks for both.
+"""
 
 
 class Text:
@@ -83,9 +87,19 @@ class Text:
         self.source, self.modality = source, modality
 
     def __call__(self, study: Study, draw: Draw) -> dict[str, Any]:
-        """The text of one study."""
+        """The text of one study.
+
+        Raises:
+            ValueError: If it has none.
+        """
         (text,) = self.source.texts([study], draw.rng("text"))
+        if not text.strip():
+            raise ValueError(f"{study.study_id}: its text is empty; drop the study or choose another text source")
         return {self.modality: text, "text_group": torch.tensor(_text_group(text))}
+
+    def check(self, study: Study) -> None:
+        """Refuse a study without a text."""
+        self(study, Draw())
 
 
 class StudyDataset(TorchDataset[dict[str, Any]]):

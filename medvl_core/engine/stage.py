@@ -206,6 +206,7 @@ class Stage(SupervisedTrainer):
     ) -> None:
         self.job, self.stage, self.model, self.loss = job, name, model.to(job.device), loss.to(job.device)
         self.keep, self.file = model if keep is None else keep, job.folder / file
+        self.metrics = metrics
         self.best, self._lower = _choice(name, best, metrics)
         loader = study_loader(
             dataset, batch_size, shuffle=True, seed=job.seed, num_workers=job.num_workers, group_unique=group_unique
@@ -215,6 +216,7 @@ class Stage(SupervisedTrainer):
         stepper = optimizer(trained if parameters is None else list(parameters), **own)
         scheduler = _scheduled(schedule, stepper, max_epochs * len(loader))
         on_plateau = isinstance(scheduler, ReduceLROnPlateau)
+        self.validates_loss = validate_loss or on_plateau or self.best == "loss"
         self.evaluator = SupervisedEvaluator(
             device=job.device,
             val_data_loader=study_loader(validation, validation_batch or batch_size) if validation is not None else [],
@@ -222,7 +224,7 @@ class Stage(SupervisedTrainer):
             prepare_batch=prepare_batch,
             decollate=False,
             metric_cmp_fn=(lambda new, old: new < old) if self._lower else (lambda new, old: new > old),
-            **self._measures(metrics, validate_loss or on_plateau),
+            **self._measures(metrics),
             val_handlers=[
                 *([_schedule_handler(scheduler)] if on_plateau else []),
                 SaveBest(self.file, self.keep),
@@ -278,13 +280,13 @@ class Stage(SupervisedTrainer):
         """Load the kept module's weights, as trained before or from ``weights``."""
         self.job.load(self.keep, weights or self.file)
 
-    def _measures(self, evaluators: Mapping[str, Any], validate_loss: bool) -> dict[str, Any]:
+    def _measures(self, evaluators: Mapping[str, Any]) -> dict[str, Any]:
         """The metric that chooses the best weights, and the others."""
         metrics: dict[str, Any] = {}
         for name, one in evaluators.items():
             chooses = self.best in {metric.name for metric in one.metrics}
             metrics["key_metric" if chooses else name] = PluginMetric(one, self.best if chooses else None)
-        if validate_loss or self.best == "loss":
+        if self.validates_loss:
             metrics["loss"] = MeanLoss(self.loss.without_gathering())
         key = "loss" if self.best == "loss" else "key_metric"
         return {"key_val_metric": {key: metrics.pop(key)}, "additional_metrics": metrics}

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from rich.progress import Progress
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
@@ -243,6 +244,22 @@ class FrozenEmbedding:
                 f"{study.study_id}: no stored {self.modality} embedding; prepare the store for this split first"
             )
         return torch.from_numpy(np.array(row))
+
+    def check(self, study: Study) -> None:
+        """Refuse a study without the image or text.
+
+        Raises:
+            ValueError: With the study's id.
+        """
+        if isinstance(self.inputs, ImageRows):
+            self.inputs.check(study)
+        else:
+            self._text(study)
+
+    def blank(self, study: Study, draw: Draw | None = None) -> Tensor:
+        """A row as of an untrained tower, drawn for the study: unit vectors where there is no row yet."""
+        drawn = rng_for(0, "blank", self.modality, study.study_id).standard_normal(self.tower.row_shape)
+        return functional.normalize(torch.from_numpy(drawn.astype(np.float32)), dim=-1)
 
     def _batches(self, studies: Sequence[Study], size: int, num_workers: int) -> Any:
         groups = [list(studies[start : start + size]) for start in range(0, len(studies), size)]

@@ -42,7 +42,7 @@ class FrozenTokens:
         self._rows = FrozenEmbedding(modality, _TokenRows(encoder, mean), inputs, folder, device)  # type: ignore[arg-type]
         self.modality = modality
         self.prepare, self.embed = self._rows.prepare, self._rows.embed
-        self.address, self.key = self._rows.address, self._rows.key
+        self.address, self.key, self.check = self._rows.address, self._rows.key, self._rows.check
 
     def __call__(self, study: Study, draw: Draw | None = None) -> dict[str, Tensor]:
         """``<modality>_tokens`` ``N F`` and ``<modality>_mask`` ``N`` (bool).
@@ -50,7 +50,15 @@ class FrozenTokens:
         Raises:
             KeyError: If ``prepare`` has not seen this study.
         """
-        row = self._rows(study)
+        return self._entries(self._rows(study))
+
+    def blank(self, study: Study, draw: Draw | None = None) -> dict[str, Tensor]:
+        """Tokens drawn for the study, all valid, where there are none yet."""
+        row = self._rows.blank(study)
+        row[:, -1] = 1
+        return self._entries(row)
+
+    def _entries(self, row: Tensor) -> dict[str, Tensor]:
         return {f"{self.modality}_tokens": row[:, :-1], f"{self.modality}_mask": row[:, -1] > 0}
 
 

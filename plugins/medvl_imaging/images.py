@@ -73,6 +73,14 @@ class ImageRows:
                 raise ValueError(f"{study.study_id}: {error.__cause__}") from error
             raise
 
+    def check(self, study: Study) -> None:
+        """Refuse a study without the image.
+
+        Raises:
+            ValueError: With the study's id and the images that it has.
+        """
+        _source(study, self.modality)
+
     def augmented(self, augmentation: Callable[[Tensor], Tensor] | None) -> ImageRows:
         """The same images from the same store, augmented."""
         return ImageRows(self.modality, self.input, self.store, augmentation)
