@@ -167,7 +167,7 @@ class Cohort:
         self._read: dict[str, list[Study]] = {}
 
     @property
-    def studies(self) -> dict[str, list[Study]]:  # noqa: D102
+    def studies(self) -> dict[str, list[Study]]:
         return {split: self._part(split) for split in ("train", "validation", "test")}
 
     @property

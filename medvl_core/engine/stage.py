@@ -25,7 +25,7 @@ from medvl_core.engine.evaluating import MeanLoss, PluginMetric, SaveBest
 from medvl_core.engine.guard import GuardStep
 from medvl_core.engine.job import prepare_batch, start_job
 from medvl_core.engine.loading import Cohort, StudyDataset, study_loader
-from medvl_core.engine.parts import describe
+from medvl_core.engine.parts import comes_back, describe
 from medvl_core.engine.progress import EpochLine
 from medvl_core.engine.resume import ExactResume
 from medvl_core.engine.tracking import TrackedRun
@@ -35,7 +35,7 @@ __all__ = ["Job", "Stage"]
 
 logger = logging.getLogger(__name__)
 
-_TOTALS = ("t_total", "T_max", "total_steps")
+_TOTALS = ("t_total", "T_max", "total_steps", "total_iters")
 """What schedules call the number of all steps."""
 
 
@@ -48,7 +48,7 @@ class Job:
         parts: Name → network. How each was built goes into the manifest, from which inference builds it again.
         cohort: Its studies; their labels go into the manifest.
         store: MLflow's SQLite file; ``None`` tracks nothing.
-        seed: Of order, augmentation and step noise.
+        seed: Of order, augmentation and step noise; ``None``: the cohort's.
         resume: Whether to go on with the job recorded in the folder.
         trained: Whether the folder holds a finished job that is only read, as evaluation does: nothing is started.
         device: Where networks run.
@@ -67,7 +67,7 @@ class Job:
         cohort: Cohort,
         store: str | Path | None = None,
         *,
-        seed: int = 0,
+        seed: int | None = None,
         resume: bool = False,
         trained: bool = False,
         device: torch.device | str = "cpu",
@@ -78,7 +78,8 @@ class Job:
         **details: Any,
     ) -> None:
         self.name, self.folder, self.parts, self.studies = name, Path(folder), dict(parts), cohort.studies
-        self.store, self.seed, self.resume, self.device = store, seed, resume, torch.device(device)
+        self.store, self.resume, self.device = store, resume, torch.device(device)
+        self.seed = cohort.seed if seed is None else seed
         self.amp, self.val_interval, self.every, self.num_workers = amp, val_interval, checkpoint_every, num_workers
         self.details = {"labels": list(cohort.label_names), **details}
         self._weights: dict[str, dict[str, str]] = {}
@@ -130,11 +131,19 @@ class Job:
                 self._weights[name] = {"file": file.name if own else str(file.resolve()), "prefix": prefix}
 
     def finish(self) -> None:
-        """Write the manifest beside the weights, with the file that holds each part."""
+        """Write the manifest beside the weights, with the file that holds each part.
+
+        A part that no stage has kept and that is another when it is built again, as one of random weights, is saved.
+        """
+        if distributed.rank() > 0:
+            return
         parts = self.manifest["parts"]
+        for name, part in self.parts.items():
+            if name not in self._weights and not comes_back(part, parts[name], self.folder):
+                save_weights(part, self.folder / f"{name}.pt")
+                self._weights[name] = {"file": f"{name}.pt", "prefix": ""}
         parts = {name: part | {"weights": self._weights.get(name)} for name, part in parts.items()}
-        if distributed.rank() == 0:
-            write_manifest(self.folder / "manifest.json", {**self.manifest, "parts": parts})
+        write_manifest(self.folder / "manifest.json", {**self.manifest, "parts": parts})
 
 
 class Stage(SupervisedTrainer):
@@ -169,6 +178,8 @@ class Stage(SupervisedTrainer):
         judged: What the validation runs; ``None``: the model.
         validation_batch: Studies per validation step; ``None``: ``batch_size``.
         group_unique: Never two reconstructions of one scan in a batch.
+        static_graph: Say so where some parameters get no gradient, the same ones in every step: several processes
+            would wait for them.
         params: Further parameters to log.
         handlers: Further handlers of the trainer.
         inferer: MONAI's.
@@ -199,12 +210,14 @@ class Stage(SupervisedTrainer):
         judged: nn.Module | None = None,
         validation_batch: int | None = None,
         group_unique: bool = True,
+        static_graph: bool = False,
         params: Mapping[str, Any] | None = None,
         handlers: Sequence[Any] = (),
         inferer: Any = None,
     ) -> None:
         self.job, self.stage, self.model, self.loss = job, name, model.to(job.device), loss.to(job.device)
         self.keep, self.file = model if keep is None else keep, job.folder / file
+        self.static_graph = static_graph
         self.best, self._lower = _choice(name, best, metrics)
         loader = study_loader(
             dataset, batch_size, shuffle=True, seed=job.seed, num_workers=job.num_workers, group_unique=group_unique
@@ -264,7 +277,7 @@ class Stage(SupervisedTrainer):
         else:
             if distributed.world_size() > 1:  # not before: another stage may train the same parameters
                 ids = [self.job.device] if self.job.device.type == "cuda" else None
-                self.network = nn.parallel.DistributedDataParallel(self.model, device_ids=ids)
+                self.network = nn.parallel.DistributedDataParallel(self.model, ids, static_graph=self.static_graph)
             self.run()
             if self.evaluator.state.best_metric_epoch == -1 and distributed.rank() == 0:
                 logger.warning("no validation ran in %d epochs: the last weights are kept", self.state.max_epochs)

@@ -58,7 +58,7 @@ def _wait_for_work(process):
     seen = ""
     for line in process.stdout:
         seen += line
-        if "standardising" in line or "resumed" in line or "teacher epoch" in line or "no checkpoint" in line:
+        if "standardising" in line or "resumed" in line or " epoch " in line or "no checkpoint" in line:
             break
     return seen
 
