@@ -127,8 +127,7 @@ def scan(tmp_path_factory):
 
 
 def test_network_of_inference_is_the_one_that_was_trained(again, scan):
-    changed = {"image_encoder::name": "ct_glip/dynunet", "epochs": 1, "image_tower::hidden": 12}
-    run(again, "train.json", **changed)
+    run(again, "train.json", **{"image_encoder::name": "ct_glip/dynunet", "image_tower::hidden": 12}, epochs=1)
     options = {"masks": str(scan / "labels.nii.gz"), "mask_names": str(scan / "names.json")}
     made = run(again, "inference.json", input=str(scan / "ct.nii.gz"), **options)
     tower = made.parser.get_parsed_content("network_def")
@@ -137,6 +136,54 @@ def test_network_of_inference_is_the_one_that_was_trained(again, scan):
     state = torch.load(again / "models" / "model.pt", weights_only=True)
     assert all(torch.equal(value, state[name]) for name, value in tower.state_dict().items())
     assert (again / "eval" / "organs.csv").is_file()
+
+
+def test_old_keys_are_read_for_one_release(again, caplog):
+    old = {
+        "encoder::name": "ct_glip/mit",
+        "tower::hidden": 12,
+        "pretrain::epochs": 7,
+        "segmentation_weights": "here.pt",
+    }
+    made = workflow(again, "train.json", **old, patch=[32, 32, 32], region_text={"name": "ct_glip/organ_labels"})
+    made.initialize()
+    get = made.parser.get_parsed_content
+    assert get("image_tower").encoder.component == "ct_glip/mit"
+    assert get("image_tower").head[0].out_features == 12
+    assert type(get("captions")).__name__ == "OrganLabels"
+    assert (get("stage1::epochs"), get("stage1_weights")) == (7, "here.pt")
+    assert "pretrain is now stage1; the old key goes with 0.2" in caplog.text
+
+
+def test_a_random_text_encoder_is_the_one_of_training_at_inference(again):
+    """Frozen and of no file: its weights are kept."""
+    words = again / "models" / "vocabulary.txt"
+    words.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnopqrstuvwxyz"]) + "\n")
+    options = {"vocabulary": str(words), "hidden_size": 128, "layers": 1, "heads": 2}
+    changed = {"text_encoder::name": "baseline/bert_small"}
+    changed["text_encoder::options_for"] = {"baseline/bert_small": options}
+    made = run(again, "train.json", **changed, epochs=1, stage1_weights=str(again / "models" / "segmentation.pt"))
+    trained = made.parser.get_parsed_content("text_tower")
+    found = workflow(again, "inference.json").parser.get_parsed_content("text_tower")
+    assert torch.equal(found.embed_text(["a cyst"]), trained.embed_text(["a cyst"]))
+
+
+def test_a_global_pooling_is_refused_before_anything_is_trained(again):
+    made = workflow(again, "train.json", **{"image_pooling::name": "baseline/mean"})
+    with pytest.raises(RuntimeError, match="Failed to") as caught:
+        made.initialize()
+    assert "baseline/mean pools whole images; organs need a region pooling: ct_glip/organ_mean" in explain(caught.value)
+
+
+def test_an_encoder_that_does_not_segment_is_aligned_alone(again):
+    changed = {"image_encoder::name": "baseline/resnet_3d", "epochs": 1}
+    changed["image_encoder::options_for"] = {"baseline/resnet_3d": {"depth": 10, "base_width": 4}}
+    changed["run"] = ["@prepare", "@make_stage1", "$@train::trainer.fit()"]  # a grid of one cell shows no organ
+    made = run(again, "train.json", "alignment_only.json", **changed, val_interval=100)
+    tower = made.parser.get_parsed_content("image_tower")
+    assert tower.encoder.component == "baseline/resnet_3d"
+    untrained = made.parser.get_parsed_content("untrained")
+    assert not torch.equal(tower.head[0].weight, untrained.head[0].weight)
 
 
 def test_inference_writes_a_table_and_figures(again, scan):
