@@ -116,7 +116,7 @@ def build_component(component: Component, options: Mapping[str, Any]) -> Any:
     if isinstance(component.spec, (EncoderSpec, PoolingSpec)):
         instance.component, instance.built_with = component.full_name, dict(options)
     if isinstance(component.spec, LossSpec):
-        instance.component, instance.needs = component.full_name, component.spec.needs
+        instance.component, instance.needs = component.full_name, getattr(instance, "needs", component.spec.needs)
     if isinstance(component.spec, PoolingSpec):
         instance.order_sensitive = component.spec.order_sensitive
     return instance

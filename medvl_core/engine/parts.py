@@ -7,15 +7,16 @@ from pathlib import Path
 from pydoc import locate
 from typing import Any
 
+import torch
 from torch import nn
 
 from medvl_core.build import build_component, component_options
 from medvl_core.bundle.manifest import read_manifest
-from medvl_core.engine.weights import load_weights
+from medvl_core.engine.weights import load_weights, weights_digest
 from medvl_core.errors import ComponentError, did_you_mean
 from medvl_core.manager import Component, registry
 
-__all__ = ["describe", "rebuild", "trained_part"]
+__all__ = ["comes_back", "describe", "rebuild", "trained_part"]
 
 
 def describe(part: nn.Module, folder: str | Path) -> dict[str, Any]:
@@ -61,6 +62,16 @@ def rebuild(description: Mapping[str, Any], folder: str | Path, **options: Any) 
     if not (isinstance(found, type) and issubclass(found, nn.Module)):
         raise ComponentError(f"{folder}: made with {path}, which no installed plugin has; install its plugin")
     return found(**own)
+
+
+def comes_back(part: nn.Module, description: Mapping[str, Any], folder: str | Path) -> bool:
+    """Whether `rebuild` gives the same weights, as it does where a file or a fixed seed says them."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(torch.initial_seed() + 1)
+        try:
+            return weights_digest(rebuild(description, folder)) == weights_digest(part)
+        except ComponentError:
+            return False
 
 
 def trained_part(folder: str | Path, name: str, **options: Any) -> Any:

@@ -25,7 +25,7 @@ from medvl_core.engine.evaluating import MeanLoss, PluginMetric, SaveBest
 from medvl_core.engine.guard import GuardStep
 from medvl_core.engine.job import prepare_batch, start_job
 from medvl_core.engine.loading import Cohort, StudyDataset, study_loader
-from medvl_core.engine.parts import describe
+from medvl_core.engine.parts import comes_back, describe
 from medvl_core.engine.progress import EpochLine
 from medvl_core.engine.resume import ExactResume
 from medvl_core.engine.tracking import TrackedRun
@@ -35,7 +35,7 @@ __all__ = ["Job", "Stage"]
 
 logger = logging.getLogger(__name__)
 
-_TOTALS = ("t_total", "T_max", "total_steps")
+_TOTALS = ("t_total", "T_max", "total_steps", "total_iters")
 """What schedules call the number of all steps."""
 
 
@@ -131,11 +131,19 @@ class Job:
                 self._weights[name] = {"file": file.name if own else str(file.resolve()), "prefix": prefix}
 
     def finish(self) -> None:
-        """Write the manifest beside the weights, with the file that holds each part."""
+        """Write the manifest beside the weights, with the file that holds each part.
+
+        A part that no stage has kept and that is another when it is built again, as one of random weights, is saved.
+        """
+        if distributed.rank() > 0:
+            return
         parts = self.manifest["parts"]
+        for name, part in self.parts.items():
+            if name not in self._weights and not comes_back(part, parts[name], self.folder):
+                save_weights(part, self.folder / f"{name}.pt")
+                self._weights[name] = {"file": f"{name}.pt", "prefix": ""}
         parts = {name: part | {"weights": self._weights.get(name)} for name, part in parts.items()}
-        if distributed.rank() == 0:
-            write_manifest(self.folder / "manifest.json", {**self.manifest, "parts": parts})
+        write_manifest(self.folder / "manifest.json", {**self.manifest, "parts": parts})
 
 
 class Stage(SupervisedTrainer):
@@ -170,6 +178,8 @@ class Stage(SupervisedTrainer):
         judged: What the validation runs; ``None``: the model.
         validation_batch: Studies per validation step; ``None``: ``batch_size``.
         group_unique: Never two reconstructions of one scan in a batch.
+        static_graph: Say so where some parameters get no gradient, the same ones in every step: several processes
+            would wait for them.
         params: Further parameters to log.
         handlers: Further handlers of the trainer.
         inferer: MONAI's.
@@ -200,6 +210,7 @@ class Stage(SupervisedTrainer):
         judged: nn.Module | None = None,
         validation_batch: int | None = None,
         group_unique: bool = True,
+        static_graph: bool = False,
         params: Mapping[str, Any] | None = None,
         handlers: Sequence[Any] = (),
         inferer: Any = None,
@@ -207,6 +218,7 @@ class Stage(SupervisedTrainer):
         self.job, self.stage, self.model, self.loss = job, name, model.to(job.device), loss.to(job.device)
         self.keep, self.file = model if keep is None else keep, job.folder / file
         self.metrics = metrics
+        self.static_graph = static_graph
         self.best, self._lower = _choice(name, best, metrics)
         loader = study_loader(
             dataset, batch_size, shuffle=True, seed=job.seed, num_workers=job.num_workers, group_unique=group_unique
@@ -267,7 +279,7 @@ class Stage(SupervisedTrainer):
         else:
             if distributed.world_size() > 1:  # not before: another stage may train the same parameters
                 ids = [self.job.device] if self.job.device.type == "cuda" else None
-                self.network = nn.parallel.DistributedDataParallel(self.model, device_ids=ids)
+                self.network = nn.parallel.DistributedDataParallel(self.model, ids, static_graph=self.static_graph)
             self.run()
             if self.evaluator.state.best_metric_epoch == -1 and distributed.rank() == 0:
                 logger.warning("no validation ran in %d epochs: the last weights are kept", self.state.max_epochs)

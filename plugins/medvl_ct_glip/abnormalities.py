@@ -15,8 +15,7 @@ from torch.nn.functional import normalize
 
 from medvl_core.errors import did_you_mean
 from medvl_core.study import Study
-from medvl_ct_glip.regions.model import RegionText
-from medvl_ct_glip.regions.texts import spoken
+from medvl_ct_glip.regions.texts import RegionText, spoken
 
 __all__ = ["ROLES", "Abnormality", "OrganLabels", "prompt_pair", "question", "read_abnormalities"]
 

@@ -16,13 +16,14 @@ from scipy.special import expit
 from torch import Tensor
 
 from medvl_core.engine.files import read_text, write_csv
+from medvl_core.engine.loading import Draw
 from medvl_core.study import Study
 from medvl_ct_glip.abnormalities import Abnormality, prompt_pair, question
 from medvl_ct_glip.figures import heat_map, overlay
 from medvl_ct_glip.mask_maker import MakeMasks, weights_folder
 from medvl_ct_glip.masks import MaskError, with_regions
 from medvl_ct_glip.region_sets import region_set
-from medvl_ct_glip.regions.data import RegionDataset
+from medvl_ct_glip.regions.data import RegionPatches
 from medvl_ct_glip.regions.texts import spoken
 from medvl_ct_glip.regions.volumes import RegionVolumes
 from medvl_ct_glip.regions.windows import ScanEmbedding
@@ -145,7 +146,7 @@ class OrganPrediction:
 
     def _embed(self, study: Study) -> tuple[dict[str, Any], Tensor]:
         """The standardised scan, and ``R E``."""
-        item = RegionDataset([study], self.volumes, min_voxels=self.min_voxels)[0]
+        item = RegionPatches(self.volumes, min_voxels=self.min_voxels)(study, Draw())
         if not item["region_visible"].any():
             raise MaskError(
                 f"{study.study_id}: none of the {len(self.volumes.names)} regions has {self.min_voxels} voxels of "

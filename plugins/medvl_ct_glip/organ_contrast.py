@@ -46,6 +46,7 @@ class OrganContrast(nn.Module):
             raise ValueError(f"scope is {scope!r}; give intra_scan or cross_scan")
         self.image, self.text, self.scope = image, text, scope
         self.soft_identical_targets = soft_identical_targets
+        self.needs = ("scan", f"{text}_group")
 
     def forward(self, batch: AlignmentBatch) -> LossOutput:
         """The loss of a batch of organ-text pairs.

@@ -9,8 +9,7 @@ import numpy as np
 
 from medvl_core.study import Study
 from medvl_ct_glip.lexicon import load_lexicon
-from medvl_ct_glip.regions.model import RegionText
-from medvl_ct_glip.regions.texts import spoken
+from medvl_ct_glip.regions.texts import RegionText, spoken
 from medvl_ct_glip.report_findings import Extractor, RuleExtractor, check_mentions, status_of, unread
 
 __all__ = ["OrganFindings"]

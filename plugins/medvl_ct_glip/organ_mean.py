@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
+
+from medvl_ct_glip.regions.model import on_grid, voxels_of
 
 __all__ = ["OrganMean", "organ_sums"]
 
@@ -38,26 +39,21 @@ class OrganMean(nn.Module):
             regions: Label map ``B X Y Z``, integer; on a finer grid it is sampled at the nearest cells.
 
         Returns:
-            ``B R F``, not normalised; organs without voxels give zeros, see `voxels`.
+            ``B R F``, not normalised; organs without voxels give zeros, see `voxels_of`.
 
         Raises:
             ValueError: If batch sizes differ or a label exceeds R.
         """
-        regions = self.on_grid(features, regions)
-        counts = self.voxels(regions).clamp(min=1).to(features.dtype)
+        regions = self._checked(features, regions)
+        counts = voxels_of(regions, self.n_regions).clamp(min=1).to(features.dtype)
         order = sorted((2, 3, 4), key=lambda axis: -features.stride(axis))  # memory order: flattening is then free
         flat = features.permute(0, 1, *order).flatten(2)
         labels = regions.permute(0, *(axis - 1 for axis in order)).flatten(1)
         sums = organ_sums(flat, labels, self.n_regions)
         return sums.transpose(1, 2) / counts[..., None]
 
-    def voxels(self, regions: Tensor) -> Tensor:
-        """Voxels of each organ, ``B R`` int64: 0 flags an absent one."""
-        flat = regions.flatten(1).long()
-        return torch.stack([row.bincount(minlength=self.n_regions + 1)[1:] for row in flat])
-
-    def on_grid(self, features: Tensor, regions: Tensor) -> Tensor:
-        """The label map on the grid of ``features``, checked."""
+    def _checked(self, features: Tensor, regions: Tensor) -> Tensor:
+        """The label map on the grid of ``features``."""
         if features.ndim != 5 or regions.ndim != 4 or len(features) != len(regions):
             raise ValueError(
                 f"features {tuple(features.shape)} and regions {tuple(regions.shape)} do not fit; "
@@ -67,10 +63,7 @@ class OrganMean(nn.Module):
             raise ValueError(f"regions is {regions.dtype}; give an integer label map")
         if (highest := int(regions.max())) > self.n_regions or int(regions.min()) < 0:
             raise ValueError(f"regions holds label {highest}; this pooling knows organs 1 to {self.n_regions}")
-        if regions.shape[1:] == features.shape[2:]:
-            return regions
-        resampled = functional.interpolate(regions[:, None].float(), features.shape[2:], mode="nearest-exact")
-        return resampled[:, 0].to(regions.dtype)
+        return on_grid(features, regions)
 
 
 def organ_sums(features: Tensor, labels: Tensor, n_regions: int) -> Tensor:

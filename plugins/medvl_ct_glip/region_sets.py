@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 _FOLDER = Path(__file__).parent / "region_sets"
-REGION_SETS = ("ts_v1_104", "ts_v2_117", "shared_97")
+REGION_SETS = ("ts_v1_104", "ts_v2_117", "shared_97", "body_26")
 UNKNOWN = 255
 """What `region_map` gives for labels without a name."""
 

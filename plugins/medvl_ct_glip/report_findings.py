@@ -11,7 +11,7 @@ from typing import Literal
 from medvl_baseline.reports.rules import sentences
 from medvl_core.study import Report
 from medvl_ct_glip.lexicon import ITEM, FindingRule, Lexicon, load_lexicon
-from medvl_ct_glip.regions.model import RegionText
+from medvl_ct_glip.regions.texts import RegionText
 
 __all__ = ["Extractor", "ExtractionError", "Mention", "RuleExtractor", "check_mentions", "status_of", "unread"]
 

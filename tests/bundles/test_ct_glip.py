@@ -77,7 +77,7 @@ def test_training_leaves_both_stages_tables_and_figures(trained):
     assert {"report.html", "organ_per_organ.csv", "organ_similarity.png", "abnormality_per_class.csv"} <= files
     assert {"chance", "untrained", "trained"} == set(rows(trained))
     manifest = read_manifest(trained / "models" / "manifest.json")
-    assert manifest["components"]["encoder"] == "ct_glip/nnunet"
+    assert manifest["components"]["image_tower.encoder"] == "ct_glip/nnunet"
     assert "spleen" in manifest["regions"]
 
 
@@ -97,7 +97,7 @@ def test_evaluation_alone_gives_the_numbers_of_the_training_run(again):
 @pytest.mark.parametrize("overlay", ["vanilla.json", "diagnosis_only.json", "no_dictionary.json"])
 def test_rows_of_the_ablation_train(again, overlay):
     first = str(again / "models" / "segmentation.pt")
-    made = run(again, "train.json", overlay, segmentation_weights=first, epochs=1)
+    made = run(again, "train.json", overlay, stage1_weights=first, epochs=1)
     loss = made.parser.get_parsed_content("loss")
     names = {"vanilla.json": {"global", "segmentation"}}.get(overlay, {"anatomy", "diagnosis", "segmentation"})
     assert set(loss.weights) == names
@@ -124,6 +124,66 @@ def scan(tmp_path_factory):
         nib.save(nib.Nifti1Image(image.array, image.affine), folder / f"{name}.nii.gz")
     (folder / "names.json").write_text(json.dumps({str(label): name for label, name in ORGANS.items()}))
     return folder
+
+
+def test_network_of_inference_is_the_one_that_was_trained(again, scan):
+    run(again, "train.json", **{"image_encoder::name": "ct_glip/dynunet", "image_tower::hidden": 12}, epochs=1)
+    options = {"masks": str(scan / "labels.nii.gz"), "mask_names": str(scan / "names.json")}
+    made = run(again, "inference.json", input=str(scan / "ct.nii.gz"), **options)
+    tower = made.parser.get_parsed_content("network_def")
+    assert tower.encoder.component == "ct_glip/dynunet"
+    assert tower.head[0].out_features == 12
+    state = torch.load(again / "models" / "model.pt", weights_only=True)
+    assert all(torch.equal(value, state[name]) for name, value in tower.state_dict().items())
+    assert (again / "eval" / "organs.csv").is_file()
+
+
+def test_old_keys_are_read_for_one_release(again, caplog):
+    old = {
+        "encoder::name": "ct_glip/mit",
+        "tower::hidden": 12,
+        "pretrain::epochs": 7,
+        "segmentation_weights": "here.pt",
+    }
+    made = workflow(again, "train.json", **old, patch=[32, 32, 32], region_text={"name": "ct_glip/organ_labels"})
+    made.initialize()
+    get = made.parser.get_parsed_content
+    assert get("image_tower").encoder.component == "ct_glip/mit"
+    assert get("image_tower").head[0].out_features == 12
+    assert type(get("captions")).__name__ == "OrganLabels"
+    assert (get("stage1::epochs"), get("stage1_weights")) == (7, "here.pt")
+    assert "pretrain is now stage1; the old key goes with 0.2" in caplog.text
+
+
+def test_a_random_text_encoder_is_the_one_of_training_at_inference(again):
+    """Frozen and of no file: its weights are kept."""
+    words = again / "models" / "vocabulary.txt"
+    words.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnopqrstuvwxyz"]) + "\n")
+    options = {"vocabulary": str(words), "hidden_size": 128, "layers": 1, "heads": 2}
+    changed = {"text_encoder::name": "baseline/bert_small"}
+    changed["text_encoder::options_for"] = {"baseline/bert_small": options}
+    made = run(again, "train.json", **changed, epochs=1, stage1_weights=str(again / "models" / "segmentation.pt"))
+    trained = made.parser.get_parsed_content("text_tower")
+    found = workflow(again, "inference.json").parser.get_parsed_content("text_tower")
+    assert torch.equal(found.embed_text(["a cyst"]), trained.embed_text(["a cyst"]))
+
+
+def test_a_global_pooling_is_refused_before_anything_is_trained(again):
+    made = workflow(again, "train.json", **{"image_pooling::name": "baseline/mean"})
+    with pytest.raises(RuntimeError, match="Failed to") as caught:
+        made.initialize()
+    assert "baseline/mean pools whole images; organs need a region pooling: ct_glip/organ_mean" in explain(caught.value)
+
+
+def test_an_encoder_that_does_not_segment_is_aligned_alone(again):
+    changed = {"image_encoder::name": "baseline/resnet_3d", "epochs": 1}
+    changed["image_encoder::options_for"] = {"baseline/resnet_3d": {"depth": 10, "base_width": 4}}
+    changed["run"] = ["@prepare", "@make_stage1", "$@train::trainer.fit()"]  # a grid of one cell shows no organ
+    made = run(again, "train.json", "alignment_only.json", **changed, val_interval=100)
+    tower = made.parser.get_parsed_content("image_tower")
+    assert tower.encoder.component == "baseline/resnet_3d"
+    untrained = made.parser.get_parsed_content("untrained")
+    assert not torch.equal(tower.head[0].weight, untrained.head[0].weight)
 
 
 def test_inference_writes_a_table_and_figures(again, scan):
@@ -340,7 +400,7 @@ def test_paper_builds_every_network_at_full_size_without_memory(own_data, tmp_pa
     assert {"kidney_left", "kidney_cyst_left"} <= set(study.region_names.values())
     assert "kidney_cyst_left" in made.get_parsed_content("merge")
     with torch.device("meta"):
-        encoder = made.get_parsed_content("encoder")
+        encoder = made.get_parsed_content("image_encoder")
         assert encoder.num_classes == 105
         assert encoder.embed_dim == 32
         out = encoder(torch.zeros(1, 1, *encoder.input.size))
@@ -352,13 +412,9 @@ def test_paper_builds_every_network_at_full_size_without_memory(own_data, tmp_pa
 
 def test_published_setting_trains_in_miniature_on_files(own_data, tmp_path):
     bundle = running.copy_bundle(tmp_path, "ct_glip")
-    dataset = {
-        "_target_": "medvl_core.build_dataset",
-        "name": "baseline/folder",
+    options = {
         "table": str(own_data / "table.csv"),
         "split_column": "split",
-    }
-    options = {
         "text_encoder::name": "baseline/word_vectors",
         "text_pooling::name": "baseline/mean",
         "masks_dir": str(own_data / "masks"),
@@ -367,7 +423,7 @@ def test_published_setting_trains_in_miniature_on_files(own_data, tmp_path):
         "epochs": 1,
     }
     masked = json.loads((bundle / "configs" / "paper.json").read_text())["dataset"]  # miniature names a phantom
-    run(bundle, "train.json", "paper.json", source=dataset, dataset=masked, **options)
+    run(bundle, "train.json", "paper.json", dataset=masked, **options)
     assert rows(bundle)["trained"].keys() == {"organ/top_1", "organ/top_1_macro"}
     assert len(read_manifest(bundle / "models" / "manifest.json")["regions"]) == 104
 
@@ -383,7 +439,7 @@ def test_names_alone_train_where_there_are_masks_and_no_reports(own_data, tmp_pa
     }
     masked = json.loads((bundle / "configs" / "own_masks.json").read_text())["dataset"]  # miniature names a phantom
     made = run(bundle, "train.json", "own_masks.json", "names_only.json", dataset=masked, **options)
-    parts = set(made.parser.get_parsed_content("studies::train")[0].region_names.values())
+    parts = set(made.parser.get_parsed_content("studies")["train"][0].region_names.values())
     assert parts == {*made.parser.get_parsed_content("regions"), "kidney_cyst_left", "kidney_cyst_right"}
     assert len(made.parser.get_parsed_content("texts").words) == 0
     assert rows(bundle)["trained"].keys() == {"organ/top_1", "organ/top_1_macro"}
@@ -410,7 +466,7 @@ def test_training_stops_at_wrong_masks_before_the_first_step(own_data, tmp_path)
 LESIONS = {
     "dataset::options_for::baseline/phantom::lesions": "@lesions",
     "dataset::options_for::baseline/phantom::prevalence": {"Liver cyst": 0.8, "Kidney cyst": 0.7, "Lung nodule": 0.7},
-    "pretrain::epochs": 2,
+    "stage1::epochs": 2,
 }
 
 
@@ -419,7 +475,7 @@ def test_finetuning_starts_from_the_aligned_encoder_with_a_new_head(again):
     aligned = str(again / "models" / "model.pt")
     overlays = ("train.json", "finetune.json")
     made = run(again, *overlays, initial_weights=aligned, **tumours)
-    loss = made.parser.get_parsed_content("pretrain::trainer").loss_function
+    loss = made.parser.get_parsed_content("stage1::trainer").loss_function
     assert list(loss.losses) == ["segmentation"]
     metrics = json.loads((again / "tumours" / "metrics.json").read_text())["rows"]["trained"]
     assert set(metrics) == {
@@ -428,7 +484,7 @@ def test_finetuning_starts_from_the_aligned_encoder_with_a_new_head(again):
     assert read_manifest(again / "tumours" / "manifest.json")["regions"] == ["lung_nodule", "liver_cyst", "kidney_cyst"]
     fresh = workflow(again, *overlays, initial_weights=aligned, **tumours)
     fresh.initialize()
-    tower = fresh.parser.get_parsed_content("tower")
+    tower = fresh.parser.get_parsed_content("image_tower")
     fresh.parser.get_parsed_content("run::1")
     source = torch.load(aligned, weights_only=True)
     state = tower.encoder.state_dict()
@@ -440,13 +496,14 @@ def test_finetuning_starts_from_the_aligned_encoder_with_a_new_head(again):
 def test_finetuning_uses_a_share_of_the_training_patients(again):
     def patients(share):
         made = workflow(again, "train.json", "finetune.json", train_share=share, **LESIONS)
-        return {study.subject_id for study in made.parser.get_parsed_content("studies::train")}
+        made.parser.parse(reset=True)
+        return {study.subject_id for study in made.parser.get_parsed_content("studies")["train"]}
 
     assert patients(0.5) < patients(1.0)
 
 
 def test_finetuning_refuses_weights_of_another_network(again):
-    options = {"encoder::options_for::ct_glip/nnunet": {"features": [8, 16], "blocks": 1}} | LESIONS
+    options = {"image_encoder::options_for::ct_glip/nnunet": {"features": [8, 16], "blocks": 1}} | LESIONS
     with pytest.raises(RuntimeError, match="Failed to") as caught:
         run(again, "train.json", "finetune.json", initial_weights=str(again / "models" / "model.pt"), **options)
     assert re.search(r"model.pt: does not fit SegmentingEncoder", explain(caught.value))
@@ -458,18 +515,16 @@ def test_mit_is_finetuned_with_its_encoder_frozen_first(tmp_path):
     made = ConfigParser()
     made.read_config(files)
     made["bundle_root"] = str(bundle)
-    made["pretrain::dataloader"] = [0] * 10
     made["initial_weights"] = "model.pt"
-    freeze = made.get_parsed_content("pretrain::handlers::6")
-    assert freeze.module is made.get_parsed_content("tower").encoder.network.transformer
-    assert freeze.epochs == round(0.2 * made["pretrain::epochs"]) > 0
-    optimizer = made.get_parsed_content("pretrain::optimizer")
+    (freeze,) = made.get_parsed_content("stage1::trainer::handlers")
+    assert freeze.module is made.get_parsed_content("image_tower").encoder.network.transformer
+    assert freeze.epochs == round(0.2 * made["stage1::epochs"]) > 0
+    optimizer = made.get_parsed_content("optimizer")(made.get_parsed_content("stage1::trainer::parameters"))
     assert type(optimizer) is torch.optim.RAdam
     assert sum(p.numel() for g in optimizer.param_groups for p in g["params"]) == sum(
-        p.numel() for p in made.get_parsed_content("tower").encoder.parameters()
+        p.numel() for p in made.get_parsed_content("image_tower").encoder.parameters()
     )
-    assert made.get_parsed_content("pretrain::lr_scheduler").total_iters == 10 * made["pretrain::epochs"]
-    names = list(made.get_parsed_content("tower").encoder.state_dict())
+    names = list(made.get_parsed_content("image_tower").encoder.state_dict())
     assert sum("cls_conv" in name for name in names) == 10
     encoder_alone = ["*cls_conv*", "*Dec*", "network.norm.*", "*stage3*"]  # as the README has it
     for name in names:
@@ -481,16 +536,16 @@ def test_published_finetuning_has_nnunets_schedule(tmp_path):
     files = ("train.json", "paper.json", "finetune.json", "finetune_paper.json")
     made.read_config([str(FOLDER / "configs" / name) for name in files])
     made["bundle_root"] = str(tmp_path)
-    made["pretrain::dataloader"] = [0] * 56
+    made["stage1::steps"] = 56
+    optimizer, schedule = made.get_parsed_content("optimizer"), made.get_parsed_content("lr_scheduler")
+    assert optimizer.func is torch.optim.SGD
+    given = {key: optimizer.keywords[key] for key in ("momentum", "nesterov", "weight_decay")}
+    assert given == {"momentum": 0.99, "nesterov": True, "weight_decay": 3e-5}
+    assert made.get_parsed_content("stage1::trainer::lr") == 0.01
+    assert (schedule.func, schedule.keywords["power"]) == (torch.optim.lr_scheduler.PolynomialLR, 0.9)
+    assert 125_000 <= made.get_parsed_content("stage1::trainer::max_epochs") * 56 < 125_056
     with torch.device("meta"):
-        optimizer = made.get_parsed_content("pretrain::optimizer")
-    assert type(optimizer) is torch.optim.SGD
-    group = optimizer.param_groups[0]
-    assert (group["momentum"], group["nesterov"], group["lr"], group["weight_decay"]) == (0.99, True, 0.01, 3e-5)
-    schedule = made.get_parsed_content("pretrain::lr_scheduler")
-    assert 125_000 <= schedule.total_iters < 125_056
-    assert schedule.power == 0.9
-    assert made.get_parsed_content("encoder").input.size == (160, 160, 64)
+        assert made.get_parsed_content("image_encoder").input.size == (160, 160, 64)
 
 
 def test_published_mit_has_its_patch_and_schedule(tmp_path):
@@ -499,19 +554,20 @@ def test_published_mit_has_its_patch_and_schedule(tmp_path):
     made.read_config([str(FOLDER / "configs" / f"{name}.json") for name in files])
     made["bundle_root"] = str(tmp_path)
     made["initial_weights"] = "model.pt"
-    made["pretrain::dataloader"] = [0] * 56
+    made["stage1::steps"] = 56
     with torch.device("meta"):
-        encoder = made.get_parsed_content("encoder")
-        assert type(made.get_parsed_content("pretrain::optimizer")) is torch.optim.RAdam
+        encoder = made.get_parsed_content("image_encoder")
+        (freeze,) = made.get_parsed_content("stage1::trainer::handlers")
+    assert made.get_parsed_content("optimizer").func is torch.optim.RAdam
     assert encoder.component == "ct_glip/mit"
     assert encoder.input.spacing_mm == (1.0, 1.0, 3.0)
     assert len(encoder.network.transformer.block3) == 4  # small
-    assert 125_000 <= made.get_parsed_content("pretrain::lr_scheduler").total_iters < 125_056
-    assert abs(made.get_parsed_content("pretrain::handlers::6").epochs * 56 - 25_000) < 56
+    assert 125_000 <= made.get_parsed_content("stage1::epochs") * 56 < 125_056
+    assert abs(freeze.epochs * 56 - 25_000) < 56
     pretraining = ConfigParser()
     pretraining.read_config([str(FOLDER / "configs" / f"{name}.json") for name in files[:3]])
     pretraining["organs"] = ["liver"]
     with torch.device("meta"):
-        encoder = pretraining.get_parsed_content("encoder")
+        encoder = pretraining.get_parsed_content("image_encoder")
     assert encoder.input.size == (192, 192, 48)
     assert encoder.embed_dim == 32

@@ -9,7 +9,7 @@ import torch
 
 from medvl_core.build import build_encoder, build_pooling
 from medvl_core.engine import Tower, trained_part
-from medvl_core.engine.parts import describe, rebuild
+from medvl_core.engine.parts import comes_back, describe, rebuild
 from medvl_core.engine.weights import save_weights
 from medvl_core.errors import ComponentError
 
@@ -44,6 +44,14 @@ def test_files_beside_the_manifest_move_with_it(tmp_path):
     write(old, build_encoder("baseline/bert_small", **options))
     old.rename(new)
     assert trained_part(new, "image_tower").built_with["vocabulary"] == str(new / "vocabulary.txt")
+
+
+def test_random_weights_do_not_come_back_and_those_of_a_fixed_seed_do(tmp_path):
+    drawn, fixed = tower(tmp_path), Tower(build_encoder("baseline/word_vectors"), None, None)
+    before = torch.random.get_rng_state()
+    assert not comes_back(drawn, describe(drawn, tmp_path), tmp_path)
+    assert comes_back(fixed, describe(fixed, tmp_path), tmp_path)
+    assert torch.equal(torch.random.get_rng_state(), before)
 
 
 def test_pretrained_weights_that_are_gone_are_not_looked_for(tmp_path):

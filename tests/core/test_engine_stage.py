@@ -13,8 +13,9 @@ from monai.handlers import LrScheduleHandler
 from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, ReduceLROnPlateau
 
+from medvl_core.build import build_encoder
 from medvl_core.bundle.manifest import read_manifest
-from medvl_core.engine import AlignmentLoss, AlignmentModel, Cohort, Job, Stage, Tower, set_seed
+from medvl_core.engine import AlignmentLoss, AlignmentModel, Cohort, Job, Stage, Tower, set_seed, trained_part
 from medvl_core.engine.weights import WeightsError, save_weights, weights_digest
 from medvl_core.protocols import LossOutput
 from medvl_core.specs import ImageInput, Metric
@@ -217,3 +218,12 @@ def test_weights_of_another_shape_are_refused_when_loaded(tmp_path, studies):
     made, _, _ = stage(tmp_path, studies, Rising())
     with pytest.raises(WeightsError):
         made.load(save_weights(nn.Linear(2, 2), tmp_path / "other.pt"))
+
+
+def test_a_part_that_no_stage_keeps_is_saved_where_it_is_random(tmp_path, studies):
+    made, _tower, _ = stage(tmp_path, studies)
+    frozen = Tower(build_encoder("baseline/resnet18_2d", size=(32, 32), base_width=4), None, None)
+    made.job.parts["frozen"] = frozen
+    made.job.finish()
+    again = trained_part(tmp_path, "frozen")
+    assert weights_digest(again) == weights_digest(frozen)

@@ -51,7 +51,7 @@ def main() -> int:
 def _second(folder: Path) -> dict[str, object]:
     """The rows of a backbone and seed share the segmentation weights and the untrained network's numbers."""
     weights = folder.parent / FIRST / "models" / "segmentation.pt"
-    return {"segmentation_weights": str(weights), "evaluate::networks": {"trained": "@scans"}}
+    return {"stage1_weights": str(weights), "evaluate::networks": {"trained": "@scans"}}
 
 
 def _arguments() -> argparse.ArgumentParser:

@@ -8,6 +8,7 @@ over the crops of one scan: they say how much recognition leans on the field of 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -62,21 +63,23 @@ def _parts(
     from monai.bundle import ConfigParser
 
     from medvl_core.engine import set_seed
-    from medvl_core.engine.weights import load_weights
+    from medvl_core.engine.parts import rebuild
 
     set_seed(0)
     parser = ConfigParser()
     parser.read_config(str(BUNDLE / "configs" / "inference.json"))
     ct, masks, names = scan
     given = {"ckpt_dir": str(models), "cache_dir": str(options.cache), "input": ct, "masks": masks}
-    given |= {"mask_names": None if names == "table" else names} | ({"patch": list(patch)} if patch else {})
+    given["mask_names"] = None if names == "table" else names
     for key, value in given.items():
         parser[key] = value
+    if untrained:
+        parser["network_def"] = rebuild(read_manifest(models / "manifest.json")["parts"]["image_tower"], models)
+    encoder = parser.get_parsed_content("network_def").encoder
+    if patch:
+        encoder.input = dataclasses.replace(encoder.input, size=tuple(patch))
     keys = ("scans", "volumes", "study", "embed_text", "min_voxels")
-    parts = {key: parser.get_parsed_content(key) for key in keys}
-    if not untrained:
-        load_weights(parser.get_parsed_content("network_def"), models / "model.pt")
-    return parts
+    return {key: parser.get_parsed_content(key) for key in keys}
 
 
 def _evaluate(parts: dict[str, Any], indices: Sequence[Any]) -> tuple[int, int, float, tuple[float, float]]:
@@ -96,9 +99,11 @@ def _evaluate(parts: dict[str, Any], indices: Sequence[Any]) -> tuple[int, int, 
 
 
 def _outputs(parts: dict[str, Any], indices: Sequence[Any]) -> Iterator[dict[str, Any]]:
-    from medvl_ct_glip.regions.data import RegionDataset
+    from medvl_core.engine import StudyDataset
+    from medvl_ct_glip.regions import RegionPatches
 
-    dataset = RegionDataset([parts["study"]], parts["volumes"], min_voxels=parts["min_voxels"])
+    patches = RegionPatches(parts["volumes"], min_voxels=parts["min_voxels"])
+    dataset = StudyDataset([parts["study"]], {"ct": patches})
     for index in indices:
         item = dataset[index]
         yield parts["scans"].eval()({key: item[key][None] for key in ("ct", "regions", "region_visible")}).embeddings

@@ -1,105 +1,85 @@
-"""Scans with regions and their texts as batches: random patches for training, whole scans for evaluation."""
+"""A scan with its regions and their texts as entries of a batch: random patches for training, whole scans otherwise."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Dataset
 
-from medvl_core.engine.loading import rng_for
+from medvl_core.engine.loading import Draw, rng_for
 from medvl_core.study import Study
 from medvl_ct_glip.regions.texts import NORMAL, RegionTexts
 from medvl_ct_glip.regions.volumes import RegionVolumes
 
-__all__ = ["RegionDataset"]
+__all__ = ["RegionPatches"]
 
 
-class RegionDataset(Dataset[dict[str, Any]]):
-    """By ``(epoch, index)`` a random patch, a function of both; by plain ``index`` the whole scan.
+class RegionPatches:
+    """The field of a volume with regions: where ``draw`` is random a patch, a function of it; else the whole scan.
 
     A region is visible when at least ``min_voxels`` and ``min_share`` of it lie inside: the text of an organ that is
     mostly cut off would describe tissue that the patch does not show. Whole scans differ in size: load them one at a
     time. What is smaller than the patch of the encoder is padded to it, with equal margins.
 
     Args:
-        studies: The studies of one split.
-        volumes: Their volumes and label maps.
-        texts: Their region texts; ``None`` leaves texts out, as evaluation does.
-        report: Study → embedding ``E`` of its report, for alignment of whole scans; goes to ``report_embedding``.
-        label_names: Columns of ``labels``; a study without one of them has NaN there.
+        volumes: Volumes and label maps.
+        texts: Region texts, for the diagnoses of patches; whole scans go without.
         min_voxels: See above.
         min_share: See above.
         foreground: Share of patches that are drawn around a random voxel of a region, in [0, 1].
-        true_masks: Also give the label map as ``true_masks`` and ``voxel_ml``, for segmentation.
-        seed: Seeds patches and negatives.
 
     Raises:
-        ValueError: If there are no studies, or a limit is out of range.
+        ValueError: If a limit is out of range.
     """
 
     def __init__(
         self,
-        studies: Sequence[Study],
         volumes: RegionVolumes,
         texts: RegionTexts | None = None,
-        report: Callable[[Study], tuple[Tensor, int]] | None = None,
-        label_names: Sequence[str] = (),
         min_voxels: int = 50,
         min_share: float = 0.5,
-        true_masks: bool = False,
-        seed: int = 0,
         foreground: float = 0.0,
     ) -> None:
-        if not studies:
-            raise ValueError("no studies in this split; check the table's split column or the shares")
         if min_voxels < 1 or not 0 <= min_share <= 1:
             raise ValueError(f"min_voxels is {min_voxels} and min_share {min_share}; at least 1, and within [0, 1]")
         if not 0 <= foreground <= 1:
             raise ValueError(f"foreground is {foreground}; a share of patches within [0, 1]")
-        self.foreground = foreground
-        self.studies, self.volumes, self.texts, self.report = list(studies), volumes, texts, report
-        self.label_names, self.min_voxels, self.min_share = tuple(label_names), min_voxels, min_share
-        self.true_masks, self.seed = true_masks, seed
-        self.fields: dict[str, Any] = {}  # the page shows pictures of 2D fields; there are none
+        self.volumes, self.texts, self.foreground = volumes, texts, foreground
+        self.min_voxels, self.min_share = min_voxels, min_share
 
-    def __len__(self) -> int:
-        return len(self.studies)
+    def __call__(self, study: Study, draw: Draw) -> dict[str, Any]:
+        """The entries of one study.
 
-    def __getitem__(self, index: int | tuple[int, int]) -> dict[str, Any]:
-        epoch, position = index if isinstance(index, tuple) else (0, index)
-        study = self.studies[position]
+        Returns:
+            The volume ``1 X Y Z`` under its modality's name, ``"regions"`` ``X Y Z`` (uint8) and ``"region_visible"``
+            ``R``. Of a patch with texts ``"diagnosis_embedding"`` ``R E``, ``"diagnosis_group"`` ``R``, ``"status"``
+            ``R`` and ``"negatives"`` ``N``. Of a whole scan ``"true_masks"``, its regions, and ``"voxel_ml"``.
+        """
         volume, regions = self.volumes(study)
-        whole = self._counts(regions)
-        if isinstance(index, tuple):
-            corner = self._corner(regions, rng_for(self.seed, "patch", epoch, study.study_id))
-            volume, regions = (_cut(part, corner, self.volumes.input.size) for part in (volume, regions))
+        input, whole = self.volumes.input, self._counts(regions)
+        if draw.random:
+            corner = self._corner(regions, rng_for(draw.seed, "patch", draw.epoch, study.study_id))
+            volume, regions = (_cut(part, corner, input.size) for part in (volume, regions))
         inside = self._counts(regions)
         visible = torch.from_numpy((inside >= self.min_voxels) & (inside >= self.min_share * whole))
-        padding, size = self.volumes.input.pad_value, self.volumes.input.size
         item: dict[str, Any] = {
-            "study_id": study.study_id,
-            "subject_id": study.subject_id,
-            "scan_id": study.scan_id,
-            "metadata": dict(study.metadata),
-            "labels": torch.tensor([float(study.labels.get(name, np.nan)) for name in self.label_names]),
-            self.volumes.modality: _padded(volume, size, padding, np.float32)[None],
-            "regions": _padded(regions, size, 0, np.uint8),
+            self.volumes.modality: _padded(volume, input.size, input.pad_value, np.float32)[None],
+            "regions": _padded(regions, input.size, 0, np.uint8),
             "region_visible": visible,
         }
-        if self.texts is not None:
-            item |= _texts_of(self.texts, study, visible, rng_for(self.seed, "negatives", epoch, study.study_id))
-        if self.report is not None:
-            item["report_embedding"], group = self.report(study)
-            item["text_group"] = torch.tensor(group)
-        if self.true_masks:
-            item["true_masks"] = item["regions"]
-            item["voxel_ml"] = float(np.prod(self.volumes.input.spacing_mm or (10.0, 10.0, 10.0)) / 1000)
-        return item
+        if not draw.random:
+            voxel_ml = float(np.prod(input.spacing_mm or (10.0, 10.0, 10.0)) / 1000)
+            return item | {"true_masks": item["regions"], "voxel_ml": voxel_ml}
+        if self.texts is None:
+            return item
+        embedding, group, status = self.texts.of(study)
+        normal = (visible & (status == NORMAL)).nonzero().flatten()
+        negatives = self.texts.negatives(normal, rng_for(draw.seed, "negatives", draw.epoch, study.study_id))
+        texts = {"diagnosis_embedding": embedding, "diagnosis_group": group, "status": status, "negatives": negatives}
+        return item | texts
 
     def _counts(self, regions: NDArray[np.uint8]) -> NDArray[np.int64]:
         return np.bincount(np.asarray(regions).reshape(-1), minlength=len(self.volumes.names) + 1)[1:]
@@ -112,13 +92,6 @@ class RegionDataset(Dataset[dict[str, Any]]):
             pairs = zip(middle, self.volumes.input.size, free, strict=True)
             corner = [int(np.clip(place - patch // 2, 0, most)) for place, patch, most in pairs]
         return tuple(corner)
-
-
-def _texts_of(texts: RegionTexts, study: Study, visible: Tensor, rng: np.random.Generator) -> dict[str, Tensor]:
-    embedding, group, status = texts.of(study)
-    normal = (visible & (status == NORMAL)).nonzero().flatten()
-    negatives = texts.negatives(normal, rng)
-    return {"diagnosis_embedding": embedding, "diagnosis_group": group, "status": status, "negatives": negatives}
 
 
 def _cut(volume: NDArray[Any], corner: tuple[int, ...], size: tuple[int, ...]) -> NDArray[Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -13,10 +14,7 @@ import torch
 from torch import Tensor
 
 from medvl_core.engine.alignment import Tower
-from medvl_core.engine.loading import rng_for
-from medvl_core.protocols import TextSource
 from medvl_core.study import Study
-from medvl_ct_glip.regions.model import RegionText
 from medvl_imaging.embedding import producer_of
 from medvl_imaging.store.tensors import TensorStore
 
@@ -24,15 +22,28 @@ __all__ = [
     "ABNORMAL",
     "NORMAL",
     "UNKNOWN",
+    "RegionText",
     "RegionTextSource",
     "RegionTexts",
-    "ReportTexts",
     "StoredTexts",
     "spoken",
 ]
 
 NORMAL, ABNORMAL, UNKNOWN = 0, 1, -1
 _STATUS = {"normal": NORMAL, "abnormal": ABNORMAL}
+
+
+@dataclass(frozen=True, slots=True)
+class RegionText:
+    """What a report says about one region.
+
+    Args:
+        text: The diagnosis, or the sentence that stands for a normal region.
+        status: ``"normal"``, ``"abnormal"`` or ``"uncertain"``; training reads the first two.
+    """
+
+    text: str
+    status: str
 
 
 class RegionTextSource(Protocol):
@@ -90,8 +101,7 @@ class RegionTexts:
         source: Gives the text and status of each region of a study; ``None`` where there are only names.
         embed: Texts → unit rows, e.g. `StoredTexts`.
         names: Region names R.
-        studies: All studies that are read later.
-        training: Those whose abnormal texts may enter the dictionary.
+        studies: Those of training; their abnormal texts may enter the dictionary.
         anatomy: Template of the text that names a region.
         size: Entries of the dictionary at most; 0 leaves it empty.
         draws: Negatives T per normal region, or as many as its dictionary entries.
@@ -115,7 +125,6 @@ class RegionTexts:
         embed: Callable[[Sequence[str]], Tensor],
         names: Sequence[str],
         studies: Sequence[Study],
-        training: Sequence[Study],
         anatomy: str = "this is a {} in the CT scan",
         size: int = 512,
         draws: int = 5,
@@ -124,7 +133,7 @@ class RegionTexts:
             raise ValueError(f"dictionary of size {size} with {draws} draws; neither may be negative")
         self.names, self.draws = tuple(names), draws
         self._place = {name: place for place, name in enumerate(self.names)}
-        found = {study.study_id: self._of_source(source, study) for study in [*studies, *training]}
+        found = {study.study_id: self._of_source(source, study) for study in studies}
         unique = list(dict.fromkeys(text.text for texts in found.values() for text in texts.values()))
         if not unique and source is not None:
             raise ValueError(f"none of {len(found)} studies has a text for any of the {len(self.names)} regions")
@@ -132,7 +141,7 @@ class RegionTexts:
         self.names_embedding = embed([anatomy.format(spoken(name)) for name in self.names])
         self._embedding = embed(unique) if unique else torch.zeros_like(self.names_embedding[:1])
         self._rows = {study: self._row(texts, number) for study, texts in found.items()}
-        self._make_dictionary([found[study.study_id] for study in training], number, unique, size)
+        self._make_dictionary([found[study.study_id] for study in studies], number, unique, size)
 
     def of(self, study: Study) -> tuple[Tensor, Tensor, Tensor]:
         """Diagnosis ``R E`` (zero rows without a text), its group ``R`` and status ``R`` (-1 where there is none).
@@ -180,24 +189,3 @@ class RegionTexts:
         self.words = tuple(kept)
         self.dictionary_group = torch.tensor([number[text] for text in kept], dtype=torch.int64)
         self.dictionary = self._embedding[self.dictionary_group]
-
-
-class ReportTexts:
-    """The report of every study as a fixed embedding, for alignment of whole scans.
-
-    Args:
-        source: Gives one text per study.
-        embed: Texts → unit rows.
-        studies: All studies that are read later.
-    """
-
-    def __init__(self, source: TextSource, embed: Callable[[Sequence[str]], Tensor], studies: Sequence[Study]) -> None:
-        texts = source.texts(list(studies), rng_for(0, "reports"))
-        number = {text: group for group, text in enumerate(dict.fromkeys(texts))}
-        self._embedding = embed(list(number))
-        self._group = {study.study_id: number[text] for study, text in zip(studies, texts, strict=True)}
-
-    def __call__(self, study: Study) -> tuple[Tensor, int]:
-        """Embedding ``E`` of the study's report, and its group: equal for equal texts."""
-        group = self._group[study.study_id]
-        return self._embedding[group], group

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise, product
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from medvl_core.protocols import AlignmentBatch
-from medvl_ct_glip.regions.model import RegionAlignmentModel
+from medvl_ct_glip.regions.model import RegionTower, on_grid, voxels_of
 
 __all__ = ["ScanEmbedding", "windows"]
 
@@ -55,75 +55,83 @@ def _axis(length: int, patch: int, overlap: float) -> list[tuple[slice, slice]]:
 
 
 class ScanEmbedding(nn.Module):
-    r"""A region model on whole scans: features of each region are summed and counted over windows, then averaged.
+    r"""A region tower on whole scans: features of each region are summed and counted over windows, then averaged.
 
     $z_r = head(\sum_w \sum_{v \in r \cap own(w)} f_v / \sum_w |r \cap own(w)|)$: the mean over all voxels of the region
     in the scan at full resolution, each voxel seen with the context of its window. One window gives what the tower
     gives. Memory is that of one window.
 
     Args:
-        model: Its tower's encoder states the size of a window.
+        tower: Its encoder states the size of a window.
         overlap: See `windows`.
-        segment: Also give the predicted label map.
+        gives: Embeddings, or the predicted label map of an encoder that segments.
+        image: Modality of the volume.
     """
 
-    def __init__(self, model: RegionAlignmentModel, overlap: float = 0.5, segment: bool = False) -> None:
+    def __init__(
+        self,
+        tower: RegionTower,
+        overlap: float = 0.5,
+        gives: Literal["embeddings", "masks"] = "embeddings",
+        image: str = "ct",
+    ) -> None:
         super().__init__()
-        self.model = model
-        self.overlap = overlap
-        self.segment = segment
+        self.tower, self.overlap, self.gives, self.image = tower, overlap, gives, image
 
     @torch.no_grad()
     def forward(self, batch: Mapping[str, Any]) -> AlignmentBatch:
-        """Embed every region of every scan.
+        """Embed or segment every scan.
 
         Args:
             batch: The image ``B 1 X Y Z``, ``"regions"`` ``B X Y Z``, and perhaps ``"region_visible"`` ``B R``.
 
         Returns:
             Embeddings ``"<image>"`` ``B E`` (all voxels) and ``"<image>_regions"`` ``B R E``, zero rows for regions
-            that are absent or not visible; none for a model of level ``"none"``. With ``segment`` the extra
-            ``"predicted_masks"`` ``B X Y Z`` (uint8).
+            that are absent or not visible; or none, and the extra ``"predicted_masks"`` ``B X Y Z`` (uint8).
         """
-        image, tower = self.model.image, self.model.tower
-        scale: Any = self.model.logit_scale
-        volume, regions = batch[image], batch["regions"]
-        sums, counts, masks = self._accumulate(volume, regions)
-        means = (sums / counts.clamp(min=1)[..., None]).float()
-        embedded = functional.normalize(tower.head(means).float(), dim=-1)
+        volume, regions = batch[self.image], batch["regions"]
+        scale = volume.new_ones((), dtype=torch.float32)
+        if self.gives == "masks":
+            return AlignmentBatch({}, scale, {"predicted_masks": self._masks(volume)})
+        sums, counts = self._sums(volume, regions)
+        embedded = self.tower.embed((sums / counts.clamp(min=1)[..., None]).float())
         visible = counts[:, 1:] > 0
         if "region_visible" in batch:
             visible = visible & batch["region_visible"]
-        embeddings = {image: embedded[:, 0], f"{image}_regions": embedded[:, 1:] * visible[..., None]}
-        if self.model.level == "none":
-            embeddings = {}  # of a head that nothing has trained
-        extras = {} if masks is None else {"predicted_masks": masks}
-        return AlignmentBatch(embeddings, scale, extras)
+        rows = {self.image: embedded[:, 0], f"{self.image}_regions": embedded[:, 1:] * visible[..., None]}
+        return AlignmentBatch(rows, scale)
 
-    def _accumulate(self, volume: Tensor, regions: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Sums ``B 1+R F`` (float64) and counts ``B 1+R`` of the scan and its regions, and the label map."""
-        tower: Any = self.model.tower
-        patch = tower.encoder.input.size
+    def _sums(self, volume: Tensor, regions: Tensor) -> tuple[Tensor, Tensor]:
+        """Sums ``B 1+R F`` (float64) and counts ``B 1+R`` of the scan and its regions."""
         sums: Tensor | float = 0.0
         counts: Tensor | int = 0
-        masks = torch.zeros_like(regions, dtype=torch.uint8) if self.segment else None
-        for window, own in windows(volume.shape[2:], patch, self.overlap):
-            output = tower.encoder(volume[(..., *window)])
+        for window, own in windows(volume.shape[2:], self._patch, self.overlap):
+            features = self.tower.encoder(volume[(..., *window)]).features
             part = torch.zeros_like(regions[(..., *window)])
             part[(..., *own)] = 1
-            added, found = _window_sums(tower.pooling, output.features, part, regions[(..., *window)] * part)
+            added, found = _window_sums(self.tower.pooling, features, part, regions[(..., *window)] * part)
             sums, counts = sums + added, counts + found
-            if masks is not None:
-                masks[(..., *window)][(..., *own)] = _labels(output.logits, patch)[(..., *own)]
-        return sums, counts, masks  # type: ignore[return-value]
+        return sums, counts  # type: ignore[return-value]
+
+    def _masks(self, volume: Tensor) -> Tensor:
+        masks = torch.zeros_like(volume[:, 0], dtype=torch.uint8)
+        for window, own in windows(volume.shape[2:], self._patch, self.overlap):
+            logits = self.tower.encoder(volume[(..., *window)]).logits
+            masks[(..., *window)][(..., *own)] = _labels(logits, self._patch)[(..., *own)]
+        return masks
+
+    @property
+    def _patch(self) -> tuple[int, ...]:
+        return self.tower.encoder.input.size  # type: ignore[union-attr, return-value]
 
 
 def _window_sums(pooling: Any, features: Tensor, own: Tensor, regions: Tensor) -> tuple[Tensor, Tensor]:
     """Sums ``B 1+R F`` and counts ``B 1+R`` of one window: its own part as a whole, then the regions in it."""
     sums, counts = [], []
     for labels, kept in ((own, 1), (regions, None)):
-        found = pooling.voxels(pooling.on_grid(features, labels))[:, :kept]
-        sums.append(pooling(features, labels)[:, :kept].double() * found[..., None])
+        pooled = pooling(features, labels)
+        found = voxels_of(on_grid(features, labels), pooled.shape[1])[:, :kept]
+        sums.append(pooled[:, :kept].double() * found[..., None])
         counts.append(found)
     return torch.cat(sums, dim=1), torch.cat(counts, dim=1)
 

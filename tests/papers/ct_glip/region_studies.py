@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from medvl_core.study import Image, Study
-from medvl_ct_glip.regions.model import RegionText
+from medvl_ct_glip.regions.texts import RegionText
 
 NAMES = ("liver", "spleen", "kidney_left")
 NUMBERS = {5: "liver", 1: "spleen", 3: "kidney_left", 9: "femur_left"}

@@ -13,8 +13,7 @@ from medvl_core.study import Study
 from medvl_ct_glip.abnormalities import OrganLabels, read_abnormalities
 from medvl_ct_glip.organ_abnormality import OrganAbnormality
 from medvl_ct_glip.organ_recognition import OrganRecognition
-from medvl_ct_glip.regions.model import RegionText
-from medvl_ct_glip.regions.texts import spoken
+from medvl_ct_glip.regions.texts import RegionText, spoken
 
 REGIONS = ("spleen", "liver", "kidney_left", "kidney_right")
 LABELS = ("Kidney stone", "Fatty liver", "Splenomegaly", "Cough")

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from medvl_core.engine.loading import study_loader
-from medvl_ct_glip.regions.data import RegionDataset
+from medvl_core.engine.loading import StudyDataset, study_loader
+from medvl_ct_glip.regions.data import RegionPatches
 from medvl_ct_glip.regions.texts import NORMAL, RegionTexts
 from medvl_ct_glip.regions.volumes import RegionVolumes
 from tests.papers.ct_glip.region_studies import NAMES, Texts, study
@@ -20,19 +20,22 @@ def volumes(tmp_path_factory):
     return RegionVolumes(INPUT, NAMES, tmp_path_factory.mktemp("volumes"))
 
 
-def data(volumes, **options):
-    texts = RegionTexts(Texts(), Embed(), NAMES, STUDIES, STUDIES, draws=2)
-    return RegionDataset(STUDIES, volumes, **{"texts": texts, "min_voxels": 4, "seed": 3, **options})
+def data(volumes, seed=3, **options):
+    texts = RegionTexts(Texts(), Embed(), NAMES, STUDIES, draws=2)
+    patches = RegionPatches(volumes, **{"texts": texts, "min_voxels": 4, **options})
+    return StudyDataset(STUDIES, {"ct": patches}, ("x",), seed)
 
 
 def test_a_plain_index_gives_the_whole_scan(volumes):
-    item = data(volumes, label_names=("x",), true_masks=True)[1]
+    item = data(volumes)[1]
     assert item["ct"].shape == (1, 14, 12, 10)
     assert item["regions"].dtype == torch.uint8
     assert item["region_visible"].tolist() == [True, True, True]
     assert item["true_masks"] is item["regions"]
     assert item["voxel_ml"] == pytest.approx(0.008)
     assert item["labels"].isnan().all()
+    assert "diagnosis_embedding" not in item
+    assert "true_masks" not in data(volumes)[(1, 1)]
 
 
 def test_a_patch_is_a_function_of_seed_epoch_and_study(volumes):
@@ -70,24 +73,20 @@ def test_negatives_are_drawn_for_visible_normal_regions_only(volumes):
 
 def test_a_small_scan_is_padded_to_the_patch(tmp_path):
     small = study(0, shape=(14, 12, 10), spacing=(0.5, 0.5, 0.5))
-    item = RegionDataset([small], RegionVolumes(INPUT, NAMES, tmp_path), min_voxels=1)[(0, 0)]
+    patches = RegionPatches(RegionVolumes(INPUT, NAMES, tmp_path), min_voxels=1)
+    item = StudyDataset([small], {"ct": patches})[(0, 0)]
     assert item["ct"].shape == (1, 6, 6, 6)
     assert (item["ct"] == -1).any()
     assert "diagnosis_embedding" not in item
 
 
-def test_reports_and_batches(volumes):
-    made = data(volumes, report=lambda study: (torch.ones(6), int(study.study_id[1:])))
-    batch = next(iter(study_loader(made, 2, shuffle=True, seed=0, group_unique=True)))
+def test_patches_make_batches(volumes):
+    batch = next(iter(study_loader(data(volumes), 2, shuffle=True, seed=0, group_unique=True)))
     assert batch["ct"].shape == (2, 1, 6, 6, 6)
-    assert batch["report_embedding"].shape == (2, 6)
     assert batch["diagnosis_embedding"].shape == (2, 3, 6)
-    assert batch["text_group"].tolist() == [int(study[1:]) for study in batch["study_id"]]
 
 
 def test_limits_are_checked(volumes):
-    with pytest.raises(ValueError, match="no studies in this split"):
-        RegionDataset([], volumes)
     with pytest.raises(ValueError, match=r"min_voxels is 0 and min_share 0.5"):
         data(volumes, min_voxels=0)
 

@@ -1,11 +1,17 @@
 from __future__ import annotations
 
+import dataclasses
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional
 
-from medvl_core.protocols import EncoderOutput
+from medvl_core.build import build_loss, build_pooling
+from medvl_core.engine import AlignmentLoss
+from medvl_core.errors import ComponentError
+from medvl_core.protocols import EncoderOutput, LossOutput
 from medvl_core.specs import ImageInput
 from medvl_ct_glip.regions.model import RegionAlignmentModel, RegionTower
 
@@ -24,12 +30,6 @@ class Encoder(nn.Module):
 
 class Pooling(nn.Module):
     """A loop over three regions."""
-
-    def on_grid(self, features, regions):
-        return regions
-
-    def voxels(self, regions):
-        return torch.stack([(regions == r).flatten(1).sum(dim=1) for r in (1, 2, 3)], dim=1)
 
     def forward(self, features, regions):
         masks = [(regions == r)[:, None] for r in (1, 2, 3)]
@@ -59,6 +59,11 @@ def batch():
     }
 
 
+def texts(dictionary=None):
+    empty = torch.zeros(0, 5) if dictionary is None else dictionary
+    return SimpleNamespace(names_embedding=names(), dictionary=empty, dictionary_group=torch.arange(len(empty)))
+
+
 def names():
     return functional.normalize(torch.randn(3, 5, generator=torch.Generator().manual_seed(2)), dim=-1)
 
@@ -75,7 +80,7 @@ def test_region_embeddings_are_unit_vectors_of_the_pooled_features(tower, batch)
 
 
 def test_pairs_are_the_visible_regions_that_have_voxels(tower, batch):
-    model = RegionAlignmentModel(tower, names())
+    model = RegionAlignmentModel(tower, texts())
     pairs = model(batch)
     assert pairs.extras["scan"].tolist() == [0, 0, 1, 1]  # region 2 of scan 0 is not visible, of scan 1 empty
     assert pairs.extras["region"].tolist() == [0, 2, 0, 2]
@@ -86,12 +91,12 @@ def test_pairs_are_the_visible_regions_that_have_voxels(tower, batch):
 
 
 def test_texts_are_no_part_of_the_weights(tower):
-    model = RegionAlignmentModel(tower, names(), names(), torch.arange(3))
+    model = RegionAlignmentModel(tower, texts(names()))
     assert all(key.startswith("tower.") for key in model.state_dict())
 
 
 def test_level_scan_pairs_scans_with_reports(tower, batch):
-    pairs = RegionAlignmentModel(tower, names(), level="scan")(batch)
+    pairs = RegionAlignmentModel(tower, level="scan")(batch)
     assert {name: tuple(rows.shape) for name, rows in pairs.embeddings.items()} == {"ct": (2, 5), "report": (2, 5)}
     assert torch.equal(pairs.embeddings["ct"], tower(batch["ct"], batch["regions"]).scan)
 
@@ -119,13 +124,54 @@ def test_weights_of_other_voxels_are_refused_and_of_other_patches_load():
 
 def test_temperature_must_be_positive(tower):
     with pytest.raises(ValueError, match="temperature is 0; it must be positive"):
-        RegionAlignmentModel(tower, names(), temperature=0)
+        RegionAlignmentModel(tower, texts(), temperature=0)
 
 
 def test_level_none_makes_no_pairs_and_needs_no_texts(tower, batch):
-    model = RegionAlignmentModel(tower, torch.zeros(3, 5), level="none")
+    model = RegionAlignmentModel(tower, level="none")
     made = model({"ct": batch["ct"], "regions": batch["regions"]})
     assert set(made.extras) == {"regions", "logits"}
     assert made.embeddings == {}
-    with pytest.raises(ValueError, match="level is 'patient'; give region, scan or none"):
-        RegionAlignmentModel(tower, torch.zeros(3, 5), level="patient")
+    for level in ("patient", "region"):
+        with pytest.raises(ValueError, match=f"level is '{level}'; give region, with texts, or scan, or none"):
+            RegionAlignmentModel(tower, level=level)
+
+
+class Older(nn.Module):
+    """A loss that reads the age of the patient of every pair."""
+
+    needs = ("age",)
+
+    def forward(self, batch):
+        assert len(batch.extras["age"]) == len(batch.embeddings["ct"])
+        total = batch.extras["age"].float().mean() * batch.embeddings["ct"].sum()
+        return LossOutput(total, {"age": batch.extras["age"].float().mean()})
+
+
+@pytest.mark.parametrize("level", ["region", "scan"])
+def test_what_no_tower_reads_reaches_the_losses_pair_by_pair(tower, batch, level):
+    model, loss = RegionAlignmentModel(tower, texts(), level=level), AlignmentLoss({"older": Older()}, gather="none")
+    pairs = model(batch | {"age": torch.tensor([20, 60]), "subject_id": ["a", "b"]})
+    loss(pairs)
+    assert pairs.extras["age"].tolist() == ([20, 20, 60, 60] if level == "region" else [20, 60])
+    assert pairs.extras["subject_id"] == (["a", "a", "b", "b"] if level == "region" else ["a", "b"])
+    with pytest.raises(ValueError, match=r"loss older .Older. needs 'age', the batch has"):
+        AlignmentLoss({"older": Older()}, gather="none")(model(batch))
+
+
+def test_an_encoder_that_does_not_segment_is_told_from_a_lack_of_logits(batch):
+    class Plain(Encoder):
+        def forward(self, x):
+            return dataclasses.replace(super().forward(x), logits=None)
+
+    model = RegionAlignmentModel(RegionTower(Plain(), Pooling(), embed_dim=5, hidden=7), texts())
+    with pytest.raises(ValueError, match=r"loss masks \(ct_glip/segmentation\) needs 'logits', the batch has"):
+        AlignmentLoss({"masks": build_loss("ct_glip/segmentation")}, gather="none")(model(batch))
+    contrast = build_loss("ct_glip/organ_contrast", text="diagnosis")
+    assert contrast.needs == ("scan", "diagnosis_group")
+    assert AlignmentLoss({"diagnosis": contrast}, gather="none")(model(batch)).isfinite()
+
+
+def test_a_global_pooling_is_refused():
+    with pytest.raises(ComponentError, match="baseline/mean pools whole images; organs need a region pooling: ct_glip"):
+        RegionTower(Encoder(), build_pooling("baseline/mean"))

@@ -8,8 +8,7 @@ from torch.nn.functional import normalize
 
 from medvl_core.build import build_encoder, build_pooling
 from medvl_core.engine.alignment import Tower
-from medvl_core.study import Report
-from medvl_ct_glip.regions.texts import ABNORMAL, NORMAL, UNKNOWN, RegionTexts, ReportTexts, StoredTexts, spoken
+from medvl_ct_glip.regions.texts import ABNORMAL, NORMAL, UNKNOWN, RegionTexts, StoredTexts, spoken
 from tests.papers.ct_glip.region_studies import NAMES, Texts, study
 
 STUDIES = [study(number) for number in range(5)]
@@ -28,7 +27,7 @@ class Embed:
 
 
 def table(embed=None, **options):
-    return RegionTexts(Texts(), embed or Embed(), NAMES, STUDIES, STUDIES[:3], **options)
+    return RegionTexts(Texts(), embed or Embed(), NAMES, STUDIES[:3], **options)
 
 
 def test_each_text_is_embedded_once_and_found_again():
@@ -74,7 +73,7 @@ def test_wrong_arguments_are_refused():
     with pytest.raises(ValueError, match="dictionary of size -1 with 5 draws"):
         table(size=-1)
     with pytest.raises(ValueError, match="none of 1 studies has a text for any of the 1 regions"):
-        RegionTexts(Texts(), Embed(), ["skull"], STUDIES[:1], [])
+        RegionTexts(Texts(), Embed(), ["skull"], STUDIES[:1])
     with pytest.raises(KeyError, match="s9: not among the studies whose region texts were read"):
         table().of(study(9))
 
@@ -102,21 +101,6 @@ def test_another_pooling_never_meets_rows_of_this_one(tmp_path):
     assert not torch.allclose(*rows)
 
 
-def test_reports_have_one_row_per_text():
-    class Source:
-        def texts(self, studies, rng):
-            return [study.report.findings for study in studies]
-
-    reports = ["a", "b", "a"]
-    studies = [study(i, report=Report(text)) for i, text in enumerate(reports)]
-    embed = Embed()
-    made = ReportTexts(Source(), embed, studies)
-    assert embed.asked == ["a", "b"]
-    groups = [made(one)[1] for one in studies]
-    assert groups[0] == groups[2] != groups[1]
-    torch.testing.assert_close(made(studies[1])[0], Embed()(["b"])[0])
-
-
 @pytest.mark.parametrize(
     ("name", "words"),
     [("kidney_right", "right kidney"), ("rib_left_3", "left rib 3"), ("liver", "liver")],
@@ -130,7 +114,7 @@ def test_tower_without_trained_weights_is_enough():
 
 
 def test_without_a_source_there_are_names_alone():
-    made = RegionTexts(None, Embed(), NAMES, STUDIES, STUDIES)
+    made = RegionTexts(None, Embed(), NAMES, STUDIES)
     rows, group, status = made.of(STUDIES[0])
     assert made.names_embedding.shape == (3, 6)
     assert rows.shape == (3, 6)

@@ -8,7 +8,7 @@ from torch.nn import functional
 from medvl_core.build import build_pooling
 from medvl_core.protocols import EncoderOutput
 from medvl_core.specs import ImageInput
-from medvl_ct_glip.regions.model import RegionAlignmentModel, RegionTower
+from medvl_ct_glip.regions.model import RegionTower
 from medvl_ct_glip.regions.windows import ScanEmbedding, windows
 
 
@@ -24,10 +24,10 @@ class Pointwise(nn.Module):
 
 
 @pytest.fixture
-def model():
+def tower():
     torch.manual_seed(0)
-    tower = RegionTower(Pointwise(), build_pooling("ct_glip/organ_mean", n_regions=4), embed_dim=5, hidden=7)
-    return RegionAlignmentModel(tower, torch.eye(4, 5)).eval()
+    pooling = build_pooling("ct_glip/organ_mean", n_regions=4)
+    return RegionTower(Pointwise(), pooling, embed_dim=5, hidden=7).eval()
 
 
 def scan(shape=(9, 11, 5), seed=0):
@@ -47,41 +47,41 @@ def test_own_parts_cover_every_voxel_once(shape, overlap):
     assert (times == 1).all()
 
 
-def test_sums_over_windows_equal_the_whole_scan_in_float64(model):
+def test_sums_over_windows_equal_the_whole_scan_in_float64(tower):
     batch = scan()
-    got = ScanEmbedding(model, overlap=0.5)(batch)
+    got = ScanEmbedding(tower, overlap=0.5)(batch)
     x = batch["ct"].double()
     features = torch.cat([x, x**2, x.abs()], dim=1)
     for b in range(2):
         for r in range(1, 4):
             mean = features[b, :, batch["regions"][b] == r].mean(dim=1)
-            expected = functional.normalize(model.tower.head(mean.float()), dim=0)
+            expected = functional.normalize(tower.head(mean.float()), dim=0)
             torch.testing.assert_close(got.embeddings["ct_regions"][b, r - 1], expected, atol=1e-6, rtol=0)
-        whole = functional.normalize(model.tower.head(features[b].flatten(1).mean(dim=1).float()), dim=0)
+        whole = functional.normalize(tower.head(features[b].flatten(1).mean(dim=1).float()), dim=0)
         torch.testing.assert_close(got.embeddings["ct"][b], whole, atol=1e-6, rtol=0)
     assert got.embeddings["ct_regions"][:, 3].abs().sum() == 0
 
 
-def test_one_window_gives_what_the_tower_gives(model):
+def test_one_window_gives_what_the_tower_gives(tower):
     batch = scan((4, 6, 4))
-    got, tower = ScanEmbedding(model)(batch), model.tower(batch["ct"], batch["regions"])
-    torch.testing.assert_close(got.embeddings["ct_regions"][:, :3], tower.embedding[:, :3], atol=1e-6, rtol=0)
-    torch.testing.assert_close(got.embeddings["ct"], tower.scan, atol=1e-6, rtol=0)
+    got, made = ScanEmbedding(tower)(batch), tower(batch["ct"], batch["regions"])
+    torch.testing.assert_close(got.embeddings["ct_regions"][:, :3], made.embedding[:, :3], atol=1e-6, rtol=0)
+    torch.testing.assert_close(got.embeddings["ct"], made.scan, atol=1e-6, rtol=0)
 
 
-def test_segmentation_is_stitched_from_own_parts(model):
+def test_segmentation_is_stitched_from_own_parts(tower):
     batch = scan()
-    got = ScanEmbedding(model, segment=True)(batch).extras["predicted_masks"]
+    got = ScanEmbedding(tower, gives="masks")(batch).extras["predicted_masks"]
     x = batch["ct"]
     torch.testing.assert_close(got, torch.cat([x, x**2, x.abs()], dim=1).argmax(dim=1).to(torch.uint8))
 
 
-def test_invisible_regions_are_zero(model):
+def test_invisible_regions_are_zero(tower):
     batch = scan() | {"region_visible": torch.tensor([[True, False, True, True]] * 2)}
-    rows = ScanEmbedding(model)(batch).embeddings["ct_regions"]
+    rows = ScanEmbedding(tower)(batch).embeddings["ct_regions"]
     assert (rows.abs().sum(dim=2) > 0).tolist() == [[True, False, True, False]] * 2
 
 
-def test_a_volume_below_the_window_is_refused(model):
+def test_a_volume_below_the_window_is_refused(tower):
     with pytest.raises(ValueError, match=r"windows of \(4, 6, 4\) with overlap 0.5 do not fit a volume of \(4, 5, 4\)"):
-        ScanEmbedding(model)(scan((4, 5, 4)))
+        ScanEmbedding(tower)(scan((4, 5, 4)))
