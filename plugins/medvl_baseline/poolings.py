@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from medvl_core.engine.tokens import check_tokens, masked_mean
+from medvl_imaging.tokens import check_tokens, masked_mean
 
 __all__ = ["AttentionPooling", "ClsPooling", "MeanPooling"]
 

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from medvl_core.engine.loading import Draw
-from medvl_core.engine.tokens import masked_mean
 from medvl_core.study import Study
 from medvl_imaging.embedding import FrozenEmbedding
 from medvl_imaging.images import ImageRows
+from medvl_imaging.tokens import masked_mean
 
 __all__ = ["FrozenTokens"]
 

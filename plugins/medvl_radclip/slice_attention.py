@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from medvl_core.engine.tokens import check_tokens, masked_mean
+from medvl_imaging.tokens import check_tokens, masked_mean
 
 __all__ = ["SliceAttention", "check_heads", "checked_mask", "positions_of"]
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from medvl_core.engine.tokens import check_tokens, masked_mean
+from medvl_imaging.tokens import check_tokens, masked_mean
 from medvl_radclip.slice_attention import check_heads, checked_mask, positions_of
 
 __all__ = ["GatedAttention", "SliceConv", "SliceMax", "SliceTransformer"]

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from monai.bundle import verify_metadata
 
-from medvl_core.bundle.check import check_bundle
+from medvl_tools.check import check_bundle
 
 BUNDLES = sorted(path.parents[1] for path in (Path(__file__).parents[2] / "monai_bundles").glob("*/configs/train.json"))
 
@@ -22,5 +22,5 @@ def test_bundle_has_no_problems(folder):
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
 @pytest.mark.parametrize("folder", BUNDLES, ids=lambda folder: folder.name)
 def test_metadata_passes_monais_own_check(folder):
-    schema = Path(__file__).parents[2] / "medvl_core" / "bundle" / "schema" / "meta_schema_20240725.json"
+    schema = Path(__file__).parents[2] / "plugins" / "medvl_tools" / "schema" / "meta_schema_20240725.json"
     verify_metadata(meta_file=str(folder / "configs" / "metadata.json"), filepath=str(schema))

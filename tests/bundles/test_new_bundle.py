@@ -13,7 +13,7 @@ import pytest
 from monai.bundle import verify_metadata
 from PIL import Image
 
-from medvl_core.command.new_bundle import create_bundle
+from medvl_tools.new_bundle import create_bundle
 from tests.bundles import running
 from tests.bundles.conftest import Trained
 
@@ -48,7 +48,7 @@ def metrics(bundle):
 
 
 def test_metadata_passes_monais_own_check(mine):
-    schema = running.ROOT / "medvl_core" / "bundle" / "schema" / "meta_schema_20240725.json"
+    schema = running.ROOT / "plugins" / "medvl_tools" / "schema" / "meta_schema_20240725.json"
     verify_metadata(meta_file=str(mine.bundle / "configs" / "metadata.json"), filepath=str(schema))
 
 

@@ -98,7 +98,7 @@ def test_medvls_own_wheel_holds_both_templates(tmp_path):
     for name, made in (("new-plugin", "medvl-mine"), ("new-bundle", "mine")):
         assert f"made {made}" in run(*command, name, "mine", path=tmp_path / "site", cwd=tmp_path)
     shipped = {
-        path.relative_to(tmp_path / "site/medvl_core") for path in tmp_path.glob("site/medvl_core/template*/**/*")
+        path.relative_to(tmp_path / "site/medvl_tools") for path in tmp_path.glob("site/medvl_tools/template*/**/*")
     }
     for template, source in (("template", "example"), ("template_bundle", "example_bundle/example_bundle")):
         for path in (PLUGINS / source).rglob("*.*"):

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from medvl_core.bundle.check import check_bundle
 from medvl_core.testing import contract_cases
+from medvl_tools.check import check_bundle
 
 
 @pytest.mark.parametrize("case", contract_cases("medvl_example_bundle.plugin"))

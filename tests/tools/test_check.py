@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from medvl_core.bundle.check import check_bundle
+from medvl_tools.check import check_bundle
 
 METADATA = {
     "schema": "https://example.org/meta_schema_20240725.json",
@@ -196,7 +196,7 @@ def test_component_that_does_not_build_with_tiny(folder, monkeypatch):
     def broken(component, options):
         raise ValueError(f"{component.full_name} is broken today")
 
-    monkeypatch.setattr("medvl_core.bundle.check.build_component", broken)
+    monkeypatch.setattr("medvl_tools.check.build_component", broken)
     found = problems(folder)
     assert (
         "configs/train.json::encoder: baseline/resnet18_2d does not build with its tiny options: "

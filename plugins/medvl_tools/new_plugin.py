@@ -16,13 +16,13 @@ _MODULES = {spec.kind: hook.removeprefix("medvl_") for hook, spec in HOOKS.items
 
 
 def template_folder(packaged: str = "template", source: str = "plugins/example") -> Path:
-    """The example plugin: packaged as ``medvl_core/template``, or ``plugins/example`` of a checkout; or another one.
+    """The example plugin: packaged as ``medvl_tools/template``, or ``plugins/example`` of a checkout; or another one.
 
     Raises:
         MedvlError: If neither is there.
     """
-    package = Path(__file__).parents[1]
-    for folder in (package / packaged, package.parent / source):
+    package = Path(__file__).parent
+    for folder in (package / packaged, package.parents[1] / source):
         if folder.is_dir():
             return folder
     raise MedvlError(f"{package / packaged}: this template is missing; reinstall medvl")

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
-from medvl_core.command.doctor import report
 from medvl_core.manager import PluginRecord, Registry
+from medvl_tools.doctor import report
 
 
 def test_sections_and_versions(tmp_path, monkeypatch):
@@ -18,7 +18,7 @@ def test_sections_and_versions(tmp_path, monkeypatch):
 
 
 def test_a_missing_package_is_named(monkeypatch, tmp_path):
-    monkeypatch.setattr("medvl_core.command.doctor._PACKAGES", ("a-package-nobody-has",))
+    monkeypatch.setattr("medvl_tools.doctor._PACKAGES", ("a-package-nobody-has",))
     assert report(Registry([]), tmp_path)["versions"]["a-package-nobody-has"] == "not installed"
 
 

@@ -7,12 +7,12 @@ from importlib.metadata import EntryPoint
 
 import pytest
 
-from medvl_core.command import new_plugin
-from medvl_core.command.new_bundle import create_bundle
-from medvl_core.command.new_plugin import create_plugin, template_folder
 from medvl_core.errors import MedvlError
 from medvl_core.manager import GROUP, discover
 from medvl_core.specs import KINDS
+from medvl_tools import new_plugin
+from medvl_tools.new_bundle import create_bundle
+from medvl_tools.new_plugin import create_plugin, template_folder
 
 
 @pytest.mark.parametrize(
@@ -97,8 +97,8 @@ def test_nothing_is_overwritten(create, tmp_path):
 
 
 def test_packaged_template_comes_before_the_checkouts(tmp_path, monkeypatch):
-    package = tmp_path / "medvl_core"
-    monkeypatch.setattr(new_plugin, "__file__", str(package / "command" / "new_plugin.py"))
+    package = tmp_path / "plugins" / "medvl_tools"
+    monkeypatch.setattr(new_plugin, "__file__", str(package / "new_plugin.py"))
     with pytest.raises(MedvlError, match="template is missing"):
         template_folder()
     (tmp_path / "plugins/example").mkdir(parents=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from medvl_core.command.new_plugin import template_folder
 from medvl_core.errors import MedvlError
+from medvl_tools.new_plugin import template_folder
 
 __all__ = ["create_bundle"]
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from medvl_core.engine.tokens import check_tokens, masked_mean
+from medvl_imaging.tokens import check_tokens, masked_mean
 
 
 def test_masked_mean_is_the_mean_of_the_valid_tokens():

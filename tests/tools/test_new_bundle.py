@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import json
 
-from medvl_core.bundle.check import check_bundle
-from medvl_core.command.new_bundle import create_bundle
+from medvl_tools.check import check_bundle
+from medvl_tools.new_bundle import create_bundle
 
 
 def test_the_copy_has_every_file_under_the_new_name_and_only_components_of_medvl(tmp_path):

@@ -254,7 +254,7 @@ def _check_builds(uses: list[_Use]) -> Iterator[Problem]:
 
 
 def _check_schema(metadata: Mapping[str, Any], schema: str | Path | None) -> Iterator[Problem]:
-    source = files("medvl_core.bundle") / "schema/meta_schema_20240725.json" if schema is None else Path(schema)
+    source = files("medvl_tools") / "schema/meta_schema_20240725.json" if schema is None else Path(schema)
     jsonschema = import_module("jsonschema")
     try:
         rules = json.loads(source.read_text(encoding="utf-8"))

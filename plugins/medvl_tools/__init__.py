@@ -1,0 +1,1 @@
+"""Layer over the core: commands for authors of plugins and bundles."""
