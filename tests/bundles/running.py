@@ -77,6 +77,18 @@ def run(bundle: Path, *arguments: str, inside: bool = False, **options) -> subpr
     )
 
 
+def start(bundle: Path, *arguments: str) -> subprocess.Popen[str]:
+    """Start it; what it says can be read line by line."""
+    return subprocess.Popen(
+        command(bundle, *arguments),
+        cwd=bundle.parent,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
 def environment() -> dict[str, str]:
     """One thread per process; processes meet on the loopback device, whatever the host's name resolves to."""
     return {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}

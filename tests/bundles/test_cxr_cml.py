@@ -145,16 +145,6 @@ def test_inference_gives_every_label_a_figure_and_lists_bad_files(trained, tmp_p
     assert "broken.png" in json.loads((out / "findings.json").read_text())["refused"]["broken.png"]
 
 
-def test_default_network_has_the_shape_the_metadata_states():
-    parser = ConfigParser()
-    parser.read_config(str(CONFIGS / "train.json"))
-    parser.read_meta(str(CONFIGS / "metadata.json"))
-    image = parser["_meta_#network_data_format#inputs#image"]
-    network = parser.get_parsed_content("image_tower").eval()
-    out = network(torch.zeros(1, image["num_channels"], *image["spatial_shape"]))
-    assert out.shape == (1, parser["_meta_#network_data_format#outputs#pred#num_channels"])
-
-
 def test_inference_builds_whatever_was_trained(tmp_path):
     again = Trained(running.copy_bundle(tmp_path, "cxr_cml"), TINY)
     other = {

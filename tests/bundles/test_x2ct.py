@@ -145,19 +145,6 @@ def test_network_of_the_inference_config_fits_the_metadata(trained):
     assert network(torch.zeros(2, 1, 32, 32)).shape == (2, 16)
 
 
-def test_default_network_has_the_shape_the_metadata_states():
-    from monai.bundle import ConfigParser
-
-    folder = running.ROOT / "monai_bundles" / "x2ct" / "configs"
-    parser = ConfigParser()
-    parser.read_config(str(folder / "train.json"))
-    parser.read_meta(str(folder / "metadata.json"))
-    image = parser["_meta_#network_data_format#inputs#image"]
-    network = parser.get_parsed_content("image_tower").eval()
-    out = network(torch.zeros(1, image["num_channels"], *image["spatial_shape"]))
-    assert out.shape == (1, parser["_meta_#network_data_format#outputs#pred#num_channels"])
-
-
 def test_radiograph_encoder_is_one_override_away_and_inference_needs_none(trained, tmp_path):
     again = type(trained)(running.copy_bundle(tmp_path))
     name = "baseline/efficientnet_lite"

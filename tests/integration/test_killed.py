@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import signal
-import subprocess
 import time
 
 import pytest
@@ -32,14 +31,7 @@ def _kill_until_done(bundle, kills, workers, rng):
     """Start with --resume and kill after a random part of the working time, until done; returns the kills that hit."""
     hits = 0
     for _ in range(kills * 4):
-        process = subprocess.Popen(
-            running.command(bundle, "--resume", "True", "--num_workers", str(workers)),
-            cwd=bundle.parent,
-            env=running.environment(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+        process = running.start(bundle, "--resume", "True", "--num_workers", str(workers))
         seen = ""
         if hits < kills:
             seen = _wait_for_work(process)
@@ -93,14 +85,7 @@ def test_killed_job_resumes_to_identical_losses(reference, tmp_path, kills, work
 
 def test_sigterm_ends_with_code_75_and_a_killed_run(tmp_path):
     bundle = running.copy_bundle(tmp_path)
-    process = subprocess.Popen(
-        running.command(bundle, "--epochs", "200"),
-        cwd=bundle.parent,
-        env=running.environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    process = running.start(bundle, "--epochs", "200")
     for line in process.stdout:
         if "student epoch 2/" in line:
             process.terminate()

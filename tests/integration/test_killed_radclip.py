@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import signal
-import subprocess
 import time
 
 import pytest
@@ -34,14 +33,7 @@ def test_killed_job_resumes_to_identical_losses(tmp_path):
 
 def _kill_after(bundle, said, seconds):
     """Start or go on, and kill so long after a line of the log."""
-    process = subprocess.Popen(
-        running.command(bundle, "--resume", "True"),
-        cwd=bundle.parent,
-        env=running.environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    process = running.start(bundle, "--resume", "True")
     assert any(said in line for line in process.stdout), said
     time.sleep(seconds)
     process.send_signal(signal.SIGKILL)
