@@ -24,10 +24,8 @@ __all__ = [
     "Encoder",
     "EncoderOutput",
     "Evaluator",
-    "Learns",
     "LossOutput",
     "Predicts",
-    "ReadsTexts",
     "Scores",
     "TextEncoder",
     "TextSource",
@@ -132,7 +130,8 @@ class Evaluator(Protocol):
     NaN = unknown; or absent), perhaps ``"voxel_counts"`` (B arrays, `medvl_core.engine.masks.voxel_counts`), and
     perhaps ``"prompt_embeddings"`` (``"positive"`` and ``"negative"`` → ``C E``) in place of a text tower.
 
-    What it can do beyond, it says by the members of `Classifies`, `Scores`, `Predicts`, `Learns` or `ReadsTexts`.
+    What it can do beyond, it says by the members of `Classifies`, `Scores` or `Predicts`, or of a protocol of
+    `medvl_evaluation.abilities`.
     """
 
     @property
@@ -188,23 +187,6 @@ class Predicts(Scores, Protocol):
 
     def predict(self, embeddings: Mapping[str, Tensor]) -> np.ndarray:
         """Modality → ``N E`` to probabilities ``N C``; NaN where a study cannot be judged."""
-
-
-@runtime_checkable
-class Learns(Protocol):
-    """Ability: it learns from other studies, those of the loader ``train``; ``None``: from none."""
-
-    train: Any
-
-    def learn(self, outputs: Sequence[Mapping[str, Any]]) -> None:
-        """Their outputs, before each pass of a network; ``reset`` does not undo it."""
-
-
-@runtime_checkable
-class ReadsTexts(Protocol):
-    """Ability: it embeds texts by ``embed_text``, settable. A network that has one lends it to evaluators."""
-
-    embed_text: Any
 
 
 @runtime_checkable

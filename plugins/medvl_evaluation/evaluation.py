@@ -21,8 +21,8 @@ from medvl_core.engine.progress import Steps
 from medvl_core.engine.stage import Job
 from medvl_core.engine.tracking import track_evaluation
 from medvl_core.errors import OptionError
-from medvl_core.protocols import Evaluator, Learns, Predicts, ReadsTexts, Scores
-from medvl_evaluation.abilities import ability
+from medvl_core.protocols import Evaluator, Predicts, Scores
+from medvl_evaluation.abilities import Learns, ReadsTexts, ability
 from medvl_evaluation.comparison import Comparison, Context, Estimate, compare, write_evaluation
 from medvl_evaluation.page import VALIDATION, CaseCollector, write_case_files, write_provenance, write_report
 from medvl_evaluation.predictions import Predictions
@@ -61,7 +61,7 @@ class Evaluation:
             One with ``embed_text`` (a trained text tower) lends it to the evaluators that embed prompts.
         dataloader: Held-out studies, in order.
         evaluators: Evaluator plugins; ``None`` entries (a disabled config item) are left out. One that learns
-            (`medvl_core.protocols.Learns`) is first given each network's outputs for the studies of its loader.
+            (`medvl_evaluation.abilities.Learns`) is first given each network's outputs for the studies of its loader.
         folder: Receives ``metrics.json``, ``comparison.md``, CSVs, figures and ``report.html``.
         n_resamples: Bootstrap resamples of subjects.
         bundle: The bundle's folder, for the report's header.

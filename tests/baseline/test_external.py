@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from medvl_baseline.external import ExternalValidation
-from medvl_core.protocols import Evaluator, Learns, Scores
-from medvl_evaluation.abilities import ability
+from medvl_core.protocols import Evaluator, Scores
+from medvl_evaluation.abilities import Learns, ability
 from medvl_evaluation.evaluators.linear_probe import LinearProbe
 from medvl_evaluation.evaluators.retrieval import Retrieval
 from medvl_evaluation.evaluators.zero_shot import ZeroShot

@@ -221,14 +221,14 @@ def test_masks_are_looked_at_without_training(tmp_path):
     assert not (bundle / "models").exists()
 
 
-def test_published_weights_start_a_run_and_inference_needs_them_no_more(tmp_path, scan):
+def test_published_weights_start_a_run_and_inference_needs_them_no_more(trained, tmp_path, scan):
     bundle = running.copy_bundle(tmp_path, "ct_glip")
     options = {"features": [4, 8], "blocks": 1}
-    regions = json.loads((FOLDER / "configs" / "train.json").read_text())["organs"]
+    regions = read_manifest(trained / "models" / "manifest.json")["regions"]
     network = build_encoder("ct_glip/nnunet", size=(16, 16, 16), num_classes=len(regions) + 1, **options).network
     weights = tmp_path / "checkpoint_final.pth"
     torch.save({"network_weights": network.state_dict()}, weights)
-    encoder = {"encoder::options_for::ct_glip/nnunet": {**options, "weights": str(weights)}}
+    encoder = {"image_encoder::options_for::ct_glip/nnunet": {**options, "weights": str(weights)}}
     run(bundle, "train.json", epochs=1, **encoder)
     weights.unlink()
     masks = {"masks": str(scan / "labels.nii.gz"), "mask_names": str(scan / "names.json")}

@@ -34,8 +34,6 @@ def test_alignment_batches_do_not_share_extras():
         ("Classifies", ("classes",)),
         ("Scores", ("classes", "predictions")),
         ("Predicts", ("classes", "predictions", "stem", "prompts", "predict")),
-        ("Learns", ("train", "learn")),
-        ("ReadsTexts", ("embed_text",)),
         ("Dataset", ("studies", "label_names")),
         ("TextEncoder", ("tokenize", "embed_dim", "input", "__call__")),
     ],

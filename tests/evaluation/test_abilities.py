@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from medvl_baseline.external import ExternalValidation
-from medvl_core.protocols import Classifies, Learns, Predicts, ReadsTexts, Scores
-from medvl_evaluation.abilities import Wraps, ability
+from medvl_core.protocols import Classifies, Predicts, Scores
+from medvl_evaluation.abilities import Learns, ReadsTexts, Wraps, ability
 from medvl_evaluation.evaluators.linear_probe import LinearProbe
 from medvl_evaluation.evaluators.prompt_sensitivity import PromptSensitivity
 from medvl_evaluation.evaluators.retrieval import Retrieval

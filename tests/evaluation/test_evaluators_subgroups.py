@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from medvl_core.protocols import Evaluator, Learns
-from medvl_evaluation.abilities import ability
+from medvl_core.protocols import Evaluator
+from medvl_evaluation.abilities import Learns, ability
 from medvl_evaluation.evaluators.linear_probe import LinearProbe
 from medvl_evaluation.evaluators.retrieval import Retrieval
 from medvl_evaluation.evaluators.subgroups import Subgroups
