@@ -135,8 +135,8 @@ class MakeMasks:
         image = study.images["ct"].load()
         if image.affine is None:
             raise MaskMakerError(f"{study.study_id}: its CT has no affine; give a NIfTI, NRRD or DICOM CT")
-        ct = nib.Nifti1Image(np.round(image.array).clip(-32768, 32767).astype(np.int16), image.affine)  # type: ignore
-        nib.save(ct, scratch / "ct.nii.gz")  # type: ignore[attr-defined]
+        ct = nib.Nifti1Image(np.round(image.array).clip(-32768, 32767).astype(np.int16), image.affine)
+        nib.save(ct, scratch / "ct.nii.gz")
         made = scratch / "mask.nii.gz"
         (scratch / "config.json").write_text(json.dumps(_CONFIG), encoding="utf-8")
         limit = "" if self.memory_gib is None else str(int(self.memory_gib * 2**30))

@@ -195,7 +195,7 @@ def _on_grid(path: Path, shape: tuple[int, ...], affine: np.ndarray) -> np.ndarr
 
 def _label_table(path: Path) -> dict[int, str]:
     """The label table in a NIfTI's header extension, which TotalSegmentator writes."""
-    extensions = nib.load(path).header.extensions if format_of(path) == "nifti" else []
+    extensions = nib.load(path).header.extensions if format_of(path) == "nifti" else []  # type: ignore[attr-defined]
     for extension in extensions:
         content = extension.get_content()
         text = content if isinstance(content, str) else bytes(content).decode("utf-8", "replace")

@@ -131,7 +131,7 @@ class _Upsample(nn.Module):
 
 
 class _ConvNormAct(nn.Module):
-    def __init__(self, in_channels: int, width: int, kernel: int, stride: int | tuple[int, ...]) -> None:
+    def __init__(self, in_channels: int, width: int, kernel: int, stride: int | tuple[int, int, int]) -> None:
         super().__init__()
         self.conv = nn.Conv3d(in_channels, width, kernel, stride, padding=kernel // 2, bias=False)
         self.norm = nn.InstanceNorm3d(width, affine=True)

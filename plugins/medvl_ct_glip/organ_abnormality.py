@@ -279,7 +279,7 @@ class OrganAbnormality:
 
     def _called(self) -> np.ndarray:
         """Which scores reach their threshold, ``N C``; 0 where none could be chosen."""
-        return self._judged()[1] >= np.nan_to_num(self.thresholds)  # type: ignore[no-any-return]
+        return self._judged()[1] >= np.nan_to_num(self.thresholds)
 
     def _statistic(self) -> Any:
         labels, scores = self._judged()

@@ -46,7 +46,7 @@ class OrganMean(nn.Module):
         """
         regions = self._checked(features, regions)
         counts = voxels_of(regions, self.n_regions).clamp(min=1).to(features.dtype)
-        order = sorted((2, 3, 4), key=lambda axis: -features.stride(axis))  # memory order: flattening is then free
+        order = sorted((2, 3, 4), key=lambda axis: -features.stride()[axis])  # memory order: flattening is then free
         flat = features.permute(0, 1, *order).flatten(2)
         labels = regions.permute(0, *(axis - 1 for axis in order)).flatten(1)
         sums = organ_sums(flat, labels, self.n_regions)
@@ -68,7 +68,7 @@ class OrganMean(nn.Module):
 
 def organ_sums(features: Tensor, labels: Tensor, n_regions: int) -> Tensor:
     """Sums of ``features`` ``B F V`` over voxels with equal ``labels`` ``B V`` from 1 to R: ``B F R``."""
-    return _OrganSums.apply(features, labels, n_regions)  # type: ignore[no-any-return, no-untyped-call]
+    return _OrganSums.apply(features, labels, n_regions)  # type: ignore[no-untyped-call]
 
 
 class _OrganSums(torch.autograd.Function):

@@ -14,7 +14,7 @@ __all__ = ["RegionRows", "visible_regions"]
 
 def visible_regions(embeddings: Tensor) -> np.ndarray:
     """``N R E`` → ``N R``: regions with an embedding; those that were not seen are zero."""
-    return (embeddings.abs().sum(dim=2) > 0).numpy()  # type: ignore[no-any-return]
+    return (embeddings.abs().sum(dim=2) > 0).numpy()
 
 
 class RegionRows:

@@ -203,7 +203,7 @@ def build_swin_unetr(
     """MONAI's SwinUNETR in the same role; ``size`` must divide by 32."""
     from monai.networks.nets import SwinUNETR
 
-    trunk = SwinUNETR(in_channels=1, out_channels=num_classes, feature_size=feature_size)
+    trunk: Any = SwinUNETR(in_channels=1, out_channels=num_classes, feature_size=feature_size)
     network = nn.ModuleDict({"head": trunk.out, "trunk": trunk})
     trunk.out = nn.Identity()
     input = _patch(size, spacing_mm)

@@ -118,6 +118,8 @@ class RegionAlignmentModel(nn.Module):
         image: Modality of the volume.
     """
 
+    logit_scale: Tensor
+
     def __init__(
         self,
         tower: RegionTower,
@@ -163,7 +165,7 @@ class RegionAlignmentModel(nn.Module):
         scan, region = (batch["region_visible"] & (output.voxels > 0)).nonzero(as_tuple=True)
         embeddings = {
             self.image: output.embedding[scan, region],
-            "anatomy": self.names_embedding[region],  # type: ignore[operator, index]
+            "anatomy": self.names_embedding[region],  # type: ignore[index]
             "diagnosis": batch["diagnosis_embedding"][scan, region].float(),
         }
         extras |= {key: _per_pair(value, scan) for key, value in rest.items()}

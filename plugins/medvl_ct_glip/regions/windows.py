@@ -122,7 +122,7 @@ class ScanEmbedding(nn.Module):
 
     @property
     def _patch(self) -> tuple[int, ...]:
-        return self.tower.encoder.input.size  # type: ignore[union-attr, return-value]
+        return self.tower.encoder.input.size  # type: ignore[return-value]
 
 
 def _window_sums(pooling: Any, features: Tensor, own: Tensor, regions: Tensor) -> tuple[Tensor, Tensor]:
