@@ -98,7 +98,7 @@ def offers_of(node: object, config: dict[str, object]) -> set[tuple[str, str]]:
     if not isinstance(node, dict):
         return set()
     kind, offers = str(node.get("_target_", "")).removeprefix("medvl_core.build_"), node.get("offers", {})
-    options = config[offers.removeprefix("@")] if isinstance(offers, str) else offers
+    options = config.get(offers.removeprefix("@"), {}) if isinstance(offers, str) else offers  # "$...": not known here
     return {(kind, option) for option in options} | offers_of(list(node.values()), config)
 
 
