@@ -17,6 +17,7 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 from medvl_core.build import build_encoder
 from medvl_core.bundle.manifest import read_manifest
 from medvl_core.bundle.startup import explain
+from medvl_core.protocols import LossOutput
 from medvl_phantom import ORGANS, PhantomCohort
 from tests.bundles import running
 
@@ -173,6 +174,34 @@ def test_a_global_pooling_is_refused_before_anything_is_trained(again):
     with pytest.raises(RuntimeError, match="Failed to") as caught:
         made.initialize()
     assert "baseline/mean pools whole images; organs need a region pooling: ct_glip/organ_mean" in explain(caught.value)
+
+
+class Aged(PhantomCohort):
+    """Phantoms that offer the ages of their patients."""
+
+    def __init__(self, seed=0):
+        super().__init__(12, (32, 32, 32), seed=seed)
+        self.fields = {"age": lambda study, draw: torch.tensor(40.0 + len(study.subject_id))}
+
+
+class Older(torch.nn.Module):
+    """A loss that reads them, one for every pair of an organ and a text."""
+
+    needs = ("age",)
+
+    def forward(self, batch):
+        total = (batch.extras["age"] * batch.embeddings["ct"].square().sum(dim=1)).mean()
+        return LossOutput(total, {"older": total.detach()})
+
+
+def test_a_loss_that_needs_an_entry_trains_where_the_dataset_offers_it(again, tmp_path):
+    first = {"stage1_weights": str(again / "models" / "segmentation.pt"), "epochs": 1}
+    added = {"loss::losses::older": {"_target_": f"{__name__}.Older"}}
+    with pytest.raises(RuntimeError, match="Failed to") as caught:
+        run(again, "train.json", **added, **first)
+    assert "loss older (Older) needs 'age'; the batch has" in explain(caught.value)
+    made = run(again, "train.json", **added, dataset={"_target_": f"{__name__}.Aged", "seed": "@seed"}, **first)
+    assert made.parser.get_parsed_content("train::trainer").state.output["loss"] > 40
 
 
 def test_an_encoder_that_does_not_segment_is_aligned_alone(again):

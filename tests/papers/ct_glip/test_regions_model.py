@@ -155,7 +155,7 @@ def test_what_no_tower_reads_reaches_the_losses_pair_by_pair(tower, batch, level
     loss(pairs)
     assert pairs.extras["age"].tolist() == ([20, 20, 60, 60] if level == "region" else [20, 60])
     assert pairs.extras["subject_id"] == (["a", "a", "b", "b"] if level == "region" else ["a", "b"])
-    with pytest.raises(ValueError, match=r"loss older .Older. needs 'age', the batch has"):
+    with pytest.raises(ValueError, match=r"loss older .Older. needs 'age'; the batch has"):
         AlignmentLoss({"older": Older()}, gather="none")(model(batch))
 
 
@@ -165,7 +165,7 @@ def test_an_encoder_that_does_not_segment_is_told_from_a_lack_of_logits(batch):
             return dataclasses.replace(super().forward(x), logits=None)
 
     model = RegionAlignmentModel(RegionTower(Plain(), Pooling(), embed_dim=5, hidden=7), texts())
-    with pytest.raises(ValueError, match=r"loss masks \(ct_glip/segmentation\) needs 'logits', the batch has"):
+    with pytest.raises(ValueError, match=r"loss masks \(ct_glip/segmentation\) needs 'logits'; the batch has"):
         AlignmentLoss({"masks": build_loss("ct_glip/segmentation")}, gather="none")(model(batch))
     contrast = build_loss("ct_glip/organ_contrast", text="diagnosis")
     assert contrast.needs == ("scan", "diagnosis_group")
