@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -136,6 +137,36 @@ def float64(subject: Subject) -> None:
         )
 
 
+class _Watched(dict[str, Any]):
+    """Extras of a batch that offers what other losses need; it remembers what was asked for."""
+
+    def __init__(self, content: Mapping[str, Any]) -> None:
+        super().__init__(content)
+        self.asked: set[str] = set()
+
+    def __getitem__(self, key: str) -> Any:
+        self.asked.add(key)
+        return super().__getitem__(key)
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """As of any mapping."""
+        self.asked.add(key)
+        return super().get(key, default)
+
+    def __contains__(self, key: object) -> bool:
+        self.asked.add(str(key))
+        return super().__contains__(key)
+
+
+def reads_what_it_needs(subject: Subject) -> None:
+    """Of the extras it reads those alone that the spec ``needs``, besides ``text_group`` and ``labels``."""
+    extras = _Watched(_extras(subject))
+    with suppress(KeyError):
+        _loss(subject.build(), subject, _embeddings(subject), extras=extras)
+    stray = sorted(extras.asked - {*subject.spec.needs, "text_group", "labels"})
+    require(not stray, subject, f"it reads the extras {stray}, which the spec does not name in needs")
+
+
 def state_dict(subject: Subject) -> None:
     """The state dict holds everything the total depends on."""
     modules.state_dict_round_trip(subject, _runner(subject))
@@ -146,4 +177,13 @@ def global_rng(subject: Subject) -> None:
     modules.global_rng(subject, _runner(subject))
 
 
-CHECKS = (output, finite_in_half_precision, gradients, order_of_pairs, float64, state_dict, global_rng)
+CHECKS = (
+    output,
+    reads_what_it_needs,
+    finite_in_half_precision,
+    gradients,
+    order_of_pairs,
+    float64,
+    state_dict,
+    global_rng,
+)

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-__all__ = ["need_columns", "number_or_text", "read_label", "read_table"]
+__all__ = ["need_columns", "number_or_text", "read_label", "read_table", "refuse"]
 
+_SHOWN = 20
+"""Problems listed in full."""
 _UNKNOWN = ("", "nan", "na", "none", "null")
 
 
@@ -62,6 +64,17 @@ def need_columns(path: str | Path, rows: DataFrame, needed: Sequence[str]) -> No
     if missing:
         hint = "; is it separated by semicolons?" if len(rows.columns) == 1 and ";" in rows.columns[0] else ""
         raise ValueError(f"{path}: no column {', '.join(missing)} among {', '.join(map(str, rows.columns))}{hint}")
+
+
+def refuse(problems: Sequence[OSError | ValueError]) -> None:
+    """Raise all problems of a table at once: one as it is, several as a list, of their own type if they share one."""
+    if len(problems) == 1:
+        raise problems[0]
+    if problems:
+        kinds = {type(problem) for problem in problems}
+        more = [f"... and {len(problems) - _SHOWN} more"] if len(problems) > _SHOWN else []
+        lines = [f"{len(problems)} problems", *map(str, problems[:_SHOWN]), *more]
+        raise (kinds.pop() if len(kinds) == 1 else ValueError)("\n  ".join(lines))
 
 
 def read_label(where: str, name: str, cell: str) -> float:

@@ -237,6 +237,19 @@ def test_faults_are_named_with_file_and_row(folder, fault):
     assert "\n" not in str(caught.value)
 
 
+def test_all_problems_of_a_table_come_at_once(folder):
+    rows = [*ROWS, "d1,,,ct0.nii.gz,,,,,train", "a1,a,,none.nii.gz,,,,,test", "b1,b,,ct2.nii.gz,,,,,tset"]
+    with pytest.raises(ValueError, match="4 problems") as caught:
+        FolderDataset(table(folder, rows), label_columns=["nodule"], split_column="split")
+    _, *lines = str(caught.value).split("\n  ")
+    assert [line.partition("studies.csv, ")[2].split(";")[0] for line in lines] == [
+        "row 6: subject is empty",
+        f"row 7: ct {folder / 'none.nii.gz'} does not exist",
+        "row 8: study 'b1' was already in row 4",
+        "row 8: split is 'tset'",
+    ]
+
+
 def test_wrong_tables_are_named(folder):
     with pytest.raises(FileNotFoundError, match=r"none\.csv: no such table"):
         FolderDataset(folder / "none.csv")

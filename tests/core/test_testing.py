@@ -78,6 +78,7 @@ WRONG = [
     ("pooling", "global_rng", "PoolingDrawing", {}, "random state of numpy"),
     ("loss", "factory_signature", "Loss", {"tiny": {"pair": 3}}, r"tiny names \['pair'\]"),
     ("loss", "output", "LossOfOtherShape", {}, r"total has shape \(1,\)"),
+    ("loss", "reads_what_it_needs", "LossOfExtras", {}, r"reads the extras \['weight'\]"),
     ("loss", "finite_in_half_precision", "LossExponentiating", {}, "at temperature .* in float"),
     ("loss", "gradients", "LossWithoutGradient", {}, "no gradient reaches any embedding"),
     ("loss", "gradients", "LossOfOneSide", {}, "no gradient reaches 'cxr'"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,10 +14,10 @@ from medvl_baseline.reports.sections import split_report
 from medvl_core.study import ImageSource, Report, Shared, Study
 from medvl_imaging.radiograph import SimulatedRadiograph
 from medvl_imaging.readers import FileSource
-from medvl_imaging.tables import need_columns, number_or_text, read_label, read_table
+from medvl_imaging.tables import need_columns, number_or_text, read_label, read_table, refuse
 
 if TYPE_CHECKING:
-    from pandas import DataFrame, Series
+    from pandas import DataFrame
 
 __all__ = ["FolderDataset"]
 
@@ -54,7 +54,8 @@ class FolderDataset:
 
     Raises:
         FileNotFoundError: If the table or an image is missing.
-        ValueError: If the table breaks a rule. The message starts with the table and names the row.
+        ValueError: If the table breaks a rule. The message starts with the table and names the row; several problems
+            come in one list.
     """
 
     def __init__(
@@ -92,12 +93,20 @@ class FolderDataset:
         rows = read_table(self.table, encoding)
         needed = [study_column, subject_column, *self.label_names, *metadata_columns]
         self._check_columns(rows, [*needed, *([split_column] if split_column else [])])
-        numbered = list(zip(rows.index, rows.to_dict("records"), strict=True))
-        self._studies = [self._study(number, row) for number, row in numbered]
-        self._check_unique(list(rows.index))
+        problems: list[OSError | ValueError] = []
+        self._studies, numbers = [], []
+        for number, row in zip(rows.index, rows.to_dict("records"), strict=True):
+            try:
+                self._studies.append(self._study(number, row))
+                numbers.append(number)
+            except (OSError, ValueError) as error:
+                problems.append(error)
+        problems += self._repeated(numbers)
+        self._split: dict[str, str] = {}
         if split_column:
-            self._split = self._stated_split(rows[split_column])
-        else:
+            problems += self._read_split(numbers, rows.loc[numbers, split_column])
+        refuse(problems)
+        if not split_column:
             if "split" in rows:
                 logger.warning("%s: its column 'split' is not used; split_column takes it", self.table)
             self._split = _split_subjects([study.subject_id for study in self._studies], shares, seed)
@@ -159,40 +168,42 @@ class FolderDataset:
             return report if report.findings or report.impression else None
         return Report(findings, impression) if findings or impression else None
 
-    def _check_unique(self, numbers: list[int]) -> None:
+    def _repeated(self, numbers: list[int]) -> Iterator[ValueError]:
+        """Study ids that come twice, and files of two patients."""
         first: dict[str, int] = {}
         owner: dict[Path, tuple[int, str]] = {}
         for number, study in zip(numbers, self._studies, strict=True):
-            if study.study_id in first:
-                raise ValueError(
-                    f"{self.table}, row {number}: study {study.study_id!r} was already in row {first[study.study_id]}; "
+            if (before := first.setdefault(study.study_id, number)) != number:
+                yield ValueError(
+                    f"{self.table}, row {number}: study {study.study_id!r} was already in row {before}; "
                     "give each image set its own id"
                 )
-            first[study.study_id] = number
             for image in study.images.values():
                 source = image.source if isinstance(image, Shared) else image
                 if isinstance(source, FileSource):
                     before, subject = owner.setdefault(source.path.resolve(), (number, study.subject_id))
                     if subject != study.subject_id:
-                        raise ValueError(
+                        yield ValueError(
                             f"{self.table}, row {number}: {source.path} belongs to another subject in row {before}; "
                             "one patient must have one subject id"
                         )
 
-    def _stated_split(self, column: Series[str]) -> dict[str, str]:
-        split: dict[str, tuple[str, int]] = {}
-        for study, (number, name) in zip(self._studies, column.items(), strict=True):
+    def _read_split(self, numbers: Sequence[int], names: Sequence[str]) -> Iterator[ValueError]:
+        """Split of each patient as stated; what is wrong with it."""
+        first: dict[str, int] = {}
+        for study, number, name in zip(self._studies, numbers, names, strict=True):
             if name not in SPLITS:
-                raise ValueError(
+                yield ValueError(
                     f"{self.table}, row {number}: split is {name!r}; it must be one of {', '.join(SPLITS)}"
                 )
-            other, before = split.setdefault(study.subject_id, (name, number))
+                continue
+            other = self._split.setdefault(study.subject_id, name)
+            before = first.setdefault(study.subject_id, number)
             if other != name:
-                raise ValueError(
+                yield ValueError(
                     f"{self.table}, row {number}: subject {study.subject_id!r} is in {name}, but in {other} in row "
                     f"{before}; keep a patient in one split"
                 )
-        return {subject: name for subject, (name, _) in split.items()}
 
 
 def _split_subjects(subjects: Sequence[str], shares: Sequence[float], seed: int) -> dict[str, str]:

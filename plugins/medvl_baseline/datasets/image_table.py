@@ -15,7 +15,7 @@ from medvl_core.study import ImageSource, Study
 from medvl_evaluation.splits.folds import Folds, part_of, split_rows
 from medvl_imaging.readers import FileSource
 from medvl_imaging.readers.listing import named_format
-from medvl_imaging.tables import number_or_text
+from medvl_imaging.tables import number_or_text, refuse
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -193,14 +193,17 @@ def check_ids(table: Path, films: DataFrame) -> None:
     Raises:
         ValueError: With the table and the row.
     """
-    for name in ("study", "subject"):
-        if (blank := films[name].eq("")).any():
-            raise ValueError(f"{table}, row {films.index[blank.argmax()]}: the {name} id is blank; fill it in")
-    if (twice := films["study"].duplicated()).any():
-        at = twice.argmax()
-        raise ValueError(
-            f"{table}, row {films.index[at]}: image {films['study'].iloc[at]!r} is in the table before; remove one row"
-        )
+    problems = [
+        ValueError(f"{table}, row {row}: the {name} id is blank; fill it in")
+        for name in ("study", "subject")
+        for row in films.index[films[name].eq("")]
+    ]
+    twice = films["study"].loc[films["study"].ne("") & films["study"].duplicated()]
+    problems += [
+        ValueError(f"{table}, row {row}: image {name!r} is in the table before; remove one row")
+        for row, name in twice.items()
+    ]
+    refuse(problems)
 
 
 def _groups(names: tuple[str, ...], rare: Sequence[str]) -> dict[str, tuple[str, ...]]:
