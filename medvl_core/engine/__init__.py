@@ -17,7 +17,7 @@ _NAMES = {
     "resume": "ExactResume",
     "stage": "Job Stage",
     "stop": "StopRequested handle_signals",
-    "tracking": "TrackedRun track_evaluation",
+    "tracking": "TrackedRun",
 }
 _MODULES = {name: module for module, names in _NAMES.items() for name in names.split()}
 __all__ = sorted(_MODULES)

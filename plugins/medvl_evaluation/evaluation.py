@@ -19,13 +19,13 @@ from medvl_core.engine.job import prepare_batch
 from medvl_core.engine.loading import study_loader
 from medvl_core.engine.progress import Steps
 from medvl_core.engine.stage import Job
-from medvl_core.engine.tracking import track_evaluation
 from medvl_core.errors import OptionError
 from medvl_core.protocols import Evaluator, Predicts, Scores
 from medvl_evaluation.abilities import Learns, ReadsTexts, ability
 from medvl_evaluation.comparison import Comparison, Context, Estimate, compare, write_evaluation
 from medvl_evaluation.page import VALIDATION, CaseCollector, write_case_files, write_provenance, write_report
 from medvl_evaluation.predictions import Predictions
+from medvl_evaluation.tracking import track_evaluation
 
 __all__ = ["Evaluation", "predict"]
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ast
 import inspect
+import json
 import tomllib
+from collections.abc import Iterator
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
@@ -100,3 +102,55 @@ def test_bundles_are_not_importable():
 
 def test_no_file_is_called_utils():
     assert [path for folder in ("medvl_core", "plugins") for path in (ROOT / folder).rglob("utils.py")] == []
+
+
+def lines(*paths: Path) -> int:
+    """Lines of the Python files below these files and folders."""
+    files = [file for path in paths for file in (path.rglob("*.py") if path.is_dir() else [path])]
+    return sum(len(file.read_text(encoding="utf-8").splitlines()) for file in files)
+
+
+def test_core_is_thin():
+    """Budgets that only ever go down. What two papers or the contract do not need belongs into a layer or a paper."""
+    contract = sorted(CORE.glob("*.py"))
+    assert len(contract) == 8
+    assert lines(*contract) <= 1150
+    assert lines(CORE / "testing") <= 1250
+    assert lines(CORE) - lines(CORE / "testing") <= 4200
+
+
+def formatted(value: object, indent: int = 0, width: int = 120) -> str:
+    """JSON as a page holds it: one line for what fits, else one for each entry."""
+    line = json.dumps(value, ensure_ascii=False)
+    if len(line) + indent <= width - 2 or not isinstance(value, (dict, list)) or not value:
+        return line
+    inner = " " * (indent + 4)
+    if isinstance(value, list):
+        rows = [inner + formatted(item, indent + 4, width) for item in value]
+        return "[\n" + ",\n".join(rows) + "\n" + " " * indent + "]"
+    rows = []
+    for key, item in value.items():
+        lead = indent + 4 + len(key) + 4
+        fits = len(json.dumps(item, ensure_ascii=False)) + lead <= width - 2
+        rows.append(f"{inner}{json.dumps(key)}: {formatted(item, lead if fits else indent + 4, width)}")
+    return "{\n" + ",\n".join(rows) + "\n" + " " * indent + "}"
+
+
+def components(value: object) -> Iterator[dict[str, object]]:
+    """Every component of a config."""
+    if isinstance(value, dict):
+        if "_target_" in value:
+            yield value
+        for item in value.values():
+            yield from components(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from components(item)
+
+
+@pytest.mark.parametrize(("bundle", "most"), [("x2ct", 320), ("cxr_cml", 320), ("ct_glip", 320), ("radclip", 400)])
+def test_configs_are_pages(bundle, most):
+    """A budget that only ever goes down, and a word on every component: section, equation, or why it is there."""
+    config = json.loads((ROOT / "monai_bundles" / bundle / "configs/train.json").read_text(encoding="utf-8"))
+    assert formatted(config).count("\n") + 1 <= most
+    assert [part["_target_"] for part in components(config) if not part.get("_desc_")] == []
