@@ -7,14 +7,14 @@ import csv
 import numpy as np
 import pytest
 import torch
-from monai.bundle import ConfigWorkflow
 from PIL import Image
 
 from medvl_core.manager import PluginRecord, Registry, discover, using
 from medvl_core.specs import DatasetSpec
 from medvl_radclip.demo import PhantomSlices, PhantomVolumes
 from tests.bundles import running
-from tests.bundles.test_radclip import TINY, run, trained  # noqa: F401
+from tests.bundles.conftest import Trained
+from tests.bundles.test_radclip import run, trained  # noqa: F401
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning", "ignore::UserWarning"),
@@ -113,14 +113,6 @@ def test_old_keys_are_read_for_one_release(tmp_path, caplog):
 
 
 def test_workflow_has_every_property_monai_asks_for(trained):  # noqa: F811
-    configs = trained / "configs"
-    workflow = ConfigWorkflow(
-        config_file=str(configs / "train.json"),
-        meta_file=str(configs / "metadata.json"),
-        logging_file=False,
-        workflow_type="train",
-        bundle_root=str(trained),
-        **TINY | {"resume": True},
-    )
+    workflow = Trained(trained).workflow("train.json", resume=True)
     workflow.initialize()
     assert workflow.check_properties() == []

@@ -16,7 +16,7 @@ from sklearn.metrics import accuracy_score, f1_score
 
 from medvl_evaluation.predictions import Predictions
 from tests.bundles import running
-from tests.bundles.test_radclip import TINY, pictures, rows, run, trained  # noqa: F401
+from tests.bundles.test_radclip import pictures, rows, run, trained  # noqa: F401
 from tests.papers.radclip.radclip_sets import class_volumes
 
 pytestmark = [
@@ -113,7 +113,8 @@ def test_ablation_trains_the_settings_asked_for_and_keeps_what_is_there(tmp_path
             return super().run()
 
     monkeypatch.setattr("monai.bundle.ConfigWorkflow", Recorded)
-    small = [f"{key}={json.dumps(value)}" for key, value in TINY.items() if "image_encoder" not in key]
+    tiny = json.loads(running.tiny(BUNDLE).read_text())
+    small = [f"{key}={json.dumps(value)}" for key, value in tiny.items() if "image_encoder" not in key]
     words = ["--out", str(tmp_path), "--seeds", "0", "--settings", "radclip_mean", "radclip_slice_attention"]
     monkeypatch.setattr(sys, "argv", ["ablation.py", *words, "--set", *small])
     for _ in range(2):
