@@ -64,7 +64,7 @@ def _try_stage(stage: Any, problems: list[str]) -> None:
             loss.train()(model.train()(prepare_batch(batch, device)[0])).backward()
     if validation := getattr(stage.evaluator.data_loader, "dataset", None):
         where = f"{stage.stage}, validation"
-        batch = _batch(validation, size, problems, where)
+        batch = _batch(validation, stage.evaluator.data_loader.batch_sampler.batch_size, problems, where)
         _try_pass(judged, metrics, batch, device, problems, where)
         if batch and stage.validates_loss:
             with _listed(problems, where):

@@ -1,5 +1,6 @@
 """Regions of a scan: volumes, texts, batches, model."""
 
+from medvl_ct_glip.region_sets import region_set
 from medvl_ct_glip.regions.data import RegionPatches
 from medvl_ct_glip.regions.model import RegionAlignmentModel, RegionTower
 from medvl_ct_glip.regions.texts import RegionTexts, StoredTexts
@@ -14,4 +15,5 @@ __all__ = [
     "RegionVolumes",
     "ScanEmbedding",
     "StoredTexts",
+    "region_set",
 ]
