@@ -66,7 +66,8 @@ class GuardStep:
         scaler = engine.scaler if engine.amp else None
         if scaler is not None:
             scaler.unscale_(engine.optimizer)  # remembers what it found, and skips the step if that was not finite
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.max_norm or float("inf"))
+        trained = [one for one in self.parameters if one.requires_grad]  # some may be frozen since
+        norm = torch.nn.utils.clip_grad_norm_(trained, self.max_norm or float("inf"))
         if not torch.isfinite(norm) and (scaler is None or scaler.get_scale() <= 1):  # a disabled scaler's is 1
             raise NonFiniteError(self._message(engine, f"the gradient's norm is {norm.item()}"))
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import copy
+import logging
 import random
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
+from torch.nn import functional
 
 from medvl_core.bundle.startup import explain, running_parser
 from medvl_core.engine.evaluating import collect_outputs
@@ -22,6 +25,7 @@ __all__ = ["PreflightError", "rehearse"]
 
 _STUDIES, _ROWS = 4, 20
 """Studies of a dry step; rows listed per dataset."""
+_NAMES = ("study_id", "subject_id", "scan_id", "metadata")
 
 
 class PreflightError(MedvlError):
@@ -34,7 +38,8 @@ def rehearse(*parts: Any) -> None:
     """Try every row, encoder, pooling, loss and evaluator of stages and evaluations, and leave no trace.
 
     Each stage makes one step and one validation with up to four studies, each evaluation one pass, all with copies:
-    weights, statistics, memories of losses, random states and stores stay. Rows that an earlier stage has yet to make
+    weights, statistics, memories of losses, random states and stores stay. Evaluators see these outputs as if they were
+    those of more studies. Rows that an earlier stage has yet to make
     are stood in for by the field's ``blank``. Evaluators that learn from studies of their own are built, not run.
 
     Args:
@@ -48,7 +53,7 @@ def rehearse(*parts: Any) -> None:
     for part in parts:
         with _listed(problems):
             built.append(running_parser().get_parsed_content(part) if isinstance(part, str) else part)  # type: ignore[union-attr]
-    with _random_states_kept():
+    with _aside():
         for part in filter(None, built):
             (_try_stage if hasattr(part, "stage") else _try_evaluation)(part, problems)
     if lines := list(dict.fromkeys(" ".join(problem.split()) for problem in problems)):
@@ -65,7 +70,7 @@ def _try_stage(stage: Any, problems: list[str]) -> None:
     if validation := getattr(stage.evaluator.data_loader, "dataset", None):
         where = f"{stage.stage}, validation"
         batch = _batch(validation, stage.evaluator.data_loader.batch_sampler.batch_size, problems, where)
-        _try_pass(judged, metrics, batch, device, problems, where)
+        _try_pass(judged, metrics, validation, batch, device, problems, where)
         if batch and stage.validates_loss:
             with _listed(problems, where):
                 loss.eval()(judged.eval()(prepare_batch(batch, device)[0]))
@@ -83,29 +88,50 @@ def _try_evaluation(evaluation: Any, problems: list[str]) -> None:
         for one in map(_innermost, evaluators):
             if hasattr(one, "embed_text") and getattr(network, "embed_text", None):
                 one.embed_text = network.embed_text
-        _try_pass(network, evaluators, batch, evaluation.device, problems, "evaluation", final=True)
+        _try_pass(network, evaluators, dataset, batch, evaluation.device, problems, "evaluation", final=True)
 
 
 def _try_pass(
     network: nn.Module,
     evaluators: Sequence[Any],
+    dataset: StudyDataset,
     batch: Any,
     device: Any,
     problems: list[str],
     where: str,
     final: bool = False,
 ) -> None:
-    outputs = None
+    outputs: list[dict[str, Any]] = []
     with _listed(problems, where):
-        outputs = collect_outputs(network, [batch] if batch else [], device)
+        outputs = collect_outputs(network, [batch] if batch else [], device)[:1]
     for evaluator in evaluators if outputs else ():
         with _listed(problems, f"{where}, {type(evaluator).__name__}"):
             evaluator.reset()
-            for output in outputs or ():
+            for output in _for_more(outputs[0], dataset):
                 evaluator.update(output)
             evaluator.compute()
             if final:
                 _ = evaluator.intervals(10, 0), evaluator.chance(), evaluator.tables(10, 0)
+
+
+def _for_more(output: Mapping[str, Any], dataset: StudyDataset) -> Iterator[dict[str, Any]]:
+    """Evaluators may need more patients: the outputs stirred, under the names and labels of up to 200 studies."""
+    size, draw = len(output["study_id"]), torch.Generator().manual_seed(0)
+    for first in range(0, min(len(dataset), 200), size):
+        part = dataset.studies[first : first + size]
+        if len(part) < size and any(len(rows) != size for rows in output["embeddings"].values()):
+            return  # rows of regions: not cut
+        own: dict[str, Any] = {name: [getattr(study, name) for study in part] for name in _NAMES}
+        own["embeddings"] = {
+            name: functional.normalize(rows + torch.randn(rows.shape, generator=draw), dim=-1)
+            for name, rows in output["embeddings"].items()
+        }
+        labels = torch.tensor([[study.labels.get(name, np.nan) for name in dataset.label_names] for study in part])
+        own |= {"labels": labels.float()} if labels.shape[1:] == output["labels"].shape[1:] else {}
+        cut = {name: value[: len(part)] for name, value in output.items() if name not in own and len(value) == size}
+        if len(part) < size:
+            own["embeddings"] = {name: rows[: len(part)] for name, rows in own["embeddings"].items()}
+        yield {**output, **cut, **own}
 
 
 def _batch(dataset: StudyDataset, size: int, problems: list[str], where: str, epoch: int = 0) -> dict[str, Any] | None:
@@ -155,9 +181,15 @@ def _listed(problems: list[str], where: str = "") -> Iterator[None]:
 
 
 @contextmanager
-def _random_states_kept() -> Iterator[None]:
-    states = np.random.get_state(), random.getstate()
-    with torch.random.fork_rng([torch.cuda.current_device()] if torch.cuda.is_available() else []):
-        yield
-    np.random.set_state(states[0])
-    random.setstate(states[1])
+def _aside() -> Iterator[None]:
+    """Random states are put back, and what is said of so few studies is nobody's concern."""
+    states, silenced = (np.random.get_state(), random.getstate()), logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+        with torch.random.fork_rng(devices), warnings.catch_warnings(action="ignore"):
+            yield
+    finally:
+        logging.disable(silenced)
+        np.random.set_state(states[0])
+        random.setstate(states[1])
