@@ -12,7 +12,6 @@ _NAMES = {
     "job": "default_device prepare_batch set_seed start_job start_process_group",
     "loading": "Cohort StudyDataset Text modalities rng_for study_loader",
     "parts": "trained_part",
-    "preflight": "rehearse",
     "progress": "EpochLine Steps tell_written",
     "resume": "ExactResume",
     "stage": "Job Stage",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,11 @@ from ignite.engine import Engine, Events
 from ignite.metrics import Metric
 
 from medvl_core.engine import distributed
-from medvl_core.engine.job import prepare_batch
 from medvl_core.engine.masks import voxel_counts
 from medvl_core.engine.weights import save_weights
 from medvl_core.protocols import Evaluator
 
-__all__ = ["MeanLoss", "PluginMetric", "SaveBest", "collect_outputs"]
+__all__ = ["MeanLoss", "PluginMetric", "SaveBest", "plain_outputs"]
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +47,7 @@ class PluginMetric(Metric):
 
     def update(self, output: Mapping[str, Any]) -> None:
         """Collect one batch of MONAI's evaluator."""
-        self._outputs.append(_plain(output))
+        self._outputs.append(plain_outputs(output))
 
     def iteration_completed(self, engine: Engine) -> None:
         """Collect; Ignite's own version would demand tensors."""
@@ -124,25 +123,6 @@ class MeanLoss(Metric):
         return float(sum(total for total, _ in sums) / max(1, sum(n for _, n in sums)))
 
 
-def collect_outputs(
-    network: torch.nn.Module, dataloader: Iterable[dict[str, Any]], device: torch.device | str = "cpu"
-) -> list[dict[str, Any]]:
-    """What evaluators are fed, from every process, for studies that they learn from rather than judge.
-
-    Args:
-        network: Put on ``device`` and in eval mode.
-        dataloader: The studies, in order.
-        device: Where it runs.
-    """
-    network.to(device).eval()
-    own = []
-    with torch.no_grad():
-        for batch in dataloader:
-            moved, _ = prepare_batch(batch, device)
-            own.append(_plain({"image": moved, "pred": network(moved)}))
-    return [output for outputs in distributed.gather_objects(own) for output in outputs]
-
-
 class SaveBest:
     """Writes a module's weights whenever the validation's key metric has improved. Attach it to the evaluator.
 
@@ -164,7 +144,8 @@ class SaveBest:
             save_weights(self.module, self.path)
 
 
-def _plain(output: Mapping[str, Any]) -> dict[str, Any]:
+def plain_outputs(output: Mapping[str, Any]) -> dict[str, Any]:
+    """What evaluators are fed: ids, metadata, labels and embeddings of one batch, on the CPU; masks are counted."""
     batch, prediction = output["image"], output["pred"]
     plain = {key: batch[key] for key in ("study_id", "subject_id", "scan_id", "metadata") if key in batch}
     plain["embeddings"] = {name: rows.detach().float().cpu() for name, rows in prediction.embeddings.items()}

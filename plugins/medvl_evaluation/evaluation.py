@@ -14,7 +14,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from medvl_core.engine import distributed
-from medvl_core.engine.evaluating import PluginMetric, collect_outputs
+from medvl_core.engine.evaluating import PluginMetric
 from medvl_core.engine.job import prepare_batch
 from medvl_core.engine.loading import study_loader
 from medvl_core.engine.progress import Steps
@@ -22,6 +22,7 @@ from medvl_core.engine.stage import Job
 from medvl_core.errors import OptionError
 from medvl_core.protocols import Evaluator, Predicts, Scores
 from medvl_evaluation.abilities import Learns, ReadsTexts, ability
+from medvl_evaluation.collecting import collect_outputs
 from medvl_evaluation.comparison import Comparison, Context, Estimate, compare, write_evaluation
 from medvl_evaluation.page import VALIDATION, CaseCollector, write_case_files, write_provenance, write_report
 from medvl_evaluation.predictions import Predictions

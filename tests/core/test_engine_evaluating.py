@@ -5,7 +5,7 @@ import math
 import pytest
 
 from medvl_core.engine import MeanLoss, PluginMetric
-from medvl_core.engine.evaluating import _plain, collect_outputs
+from medvl_core.engine.evaluating import plain_outputs
 from medvl_core.protocols import AlignmentBatch
 from tests.core.engine_toy import FirstAxis, stage
 
@@ -60,7 +60,7 @@ def test_outputs_are_detached_fp32_and_on_the_cpu():
     import torch
 
     rows = torch.eye(2, dtype=torch.bfloat16, requires_grad=True)
-    plain = _plain(
+    plain = plain_outputs(
         {
             "image": {"study_id": ["a", "b"], "labels": torch.zeros(2, 1)},
             "pred": AlignmentBatch({"cxr": rows}, rows[0, 0]),
@@ -79,7 +79,7 @@ def test_masks_are_reduced_to_counts_of_voxels():
     predicted = true.clone()
     predicted[1, 0] = 0
     rows = torch.eye(2)
-    plain = _plain(
+    plain = plain_outputs(
         {
             "image": {"study_id": ["a", "b"], "true_masks": true, "voxel_ml": torch.tensor([1.0, 2.0])},
             "pred": AlignmentBatch({"cxr": rows}, rows[0, 0], {"predicted_masks": predicted}),
@@ -99,23 +99,7 @@ def test_masks_that_do_not_fit_name_the_study(predicted, message):
     batch = {"study_id": ["a", "b"], "true_masks": [torch.zeros(2, 2, dtype=torch.uint8)] * 2}
     masks = [batch["true_masks"][0], torch.rand(predicted)]
     with pytest.raises(ValueError, match=message):
-        _plain({"image": batch, "pred": AlignmentBatch({"cxr": rows}, rows[0, 0], {"predicted_masks": masks})})
-
-
-def test_collected_outputs_come_in_eval_mode_without_gradients():
-    import torch
-
-    class Model(torch.nn.Module):
-        def forward(self, batch):
-            assert not self.training
-            rows = torch.ones(len(batch["study_id"]), 2, requires_grad=True) * 2
-            return AlignmentBatch({"cxr": rows}, rows.sum())
-
-    batches = [{"study_id": ["a", "b"], "metadata": [{"age": 3.0}, {}]}, {"study_id": ["c"], "metadata": [{}]}]
-    outputs = collect_outputs(Model().train(), batches)
-    assert [output["study_id"] for output in outputs] == [["a", "b"], ["c"]]
-    assert outputs[0]["metadata"] == [{"age": 3.0}, {}]
-    assert outputs[0]["embeddings"]["cxr"].tolist() == [[2, 2], [2, 2]]
+        plain_outputs({"image": batch, "pred": AlignmentBatch({"cxr": rows}, rows[0, 0], {"predicted_masks": masks})})
 
 
 def test_mean_loss_weighs_studies_alike_and_rests_in_eval_mode():

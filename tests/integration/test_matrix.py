@@ -15,8 +15,8 @@ from monai.bundle import ConfigWorkflow
 
 from medvl_core.bundle.manifest import read_manifest
 from medvl_core.bundle.startup import explain
-from medvl_core.engine.preflight import PreflightError
 from medvl_core.manager import GROUP, discover, using
+from medvl_evaluation.preflight import PreflightError
 from tests.bundles import running
 
 pytestmark = [

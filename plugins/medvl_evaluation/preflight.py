@@ -16,12 +16,13 @@ from torch import nn
 from torch.nn import functional
 
 from medvl_core.bundle.startup import explain, running_parser
-from medvl_core.engine.evaluating import collect_outputs
 from medvl_core.engine.job import prepare_batch
 from medvl_core.engine.loading import StudyDataset, collate
 from medvl_core.errors import EXIT_DATA, MedvlError
+from medvl_evaluation.collecting import collect_outputs
+from medvl_evaluation.splits.leakage import refuse_leaks
 
-__all__ = ["PreflightError", "rehearse"]
+__all__ = ["PreflightError", "refuse_leaks", "rehearse"]
 
 _STUDIES, _ROWS = 4, 20
 """Studies of a dry step; rows listed per dataset."""

@@ -13,9 +13,9 @@ from torch import nn
 
 from medvl_core.build import build_pooling
 from medvl_core.engine import AlignmentLoss, AlignmentModel, Cohort, Job, Stage, Text, Tower, set_seed
-from medvl_core.engine.preflight import PreflightError, rehearse
 from medvl_core.protocols import EncoderOutput, LossOutput
 from medvl_core.specs import ImageInput, Metric
+from medvl_evaluation.preflight import PreflightError, rehearse
 from medvl_imaging.images import ImageRows
 from tests.core.engine_toy import Encoder
 
@@ -212,7 +212,7 @@ def test_what_cannot_be_built_is_listed_with_the_rest(tmp_path, studies):
     from monai.bundle import ConfigParser
 
     config = {
-        "imports": ["$from medvl_core.engine import rehearse"],
+        "imports": ["$from medvl_evaluation.preflight import rehearse"],
         "good": "$None",
         "bad": {"_target_": "medvl_core.build_loss", "name": "baseline/infonce", "pair": ["a", "b"], "qurey": 1},
         "worse": {"_target_": "medvl_core.build_loss", "name": "baseline/nothing"},
