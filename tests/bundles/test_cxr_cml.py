@@ -114,7 +114,7 @@ def test_cross_validation_tests_every_study_once_and_folds_can_be_compared(train
         folders.append(again.bundle / "eval" / "cross_validation")
     (paired,) = compare_runs(*folders, n_resamples=20).values()
     studies = trained.workflow("train.json").parser.get_parsed_content("studies")
-    assert paired.n_studies == sum(map(len, studies.values()))
+    assert paired.context.n_studies == sum(map(len, studies.values()))
     with (folders[0] / "folds.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [(row["fold"], row["group"]) for row in rows] == [(f, g) for f in "01" for g in ("total", "base", "rare")]

@@ -128,14 +128,10 @@ def test_undefined_interval_stays_undefined():
 
 
 def test_each_fold_runs_the_config_anew_and_the_files_can_be_compared(tmp_path):
-    call = (
-        "$medvl_evaluation.splits.cross_validation.cross_validate"
-        "(2, ['steps'], 'found', @ckpt_dir, @folder, {'rare': ['b']}, 20)"
-    )
+    call = "$folds.cross_validate(2, ['steps'], 'found', @ckpt_dir, @folder, {'rare': ['b']}, 20)"
     config = {
         "imports": [
-            "$import medvl_core",
-            "$import medvl_evaluation.splits.cross_validation",
+            "$import medvl_evaluation.splits.cross_validation as folds",
             "$import tests.evaluation.test_splits_cross_validation as here",
         ],
         "fold": 0,

@@ -38,7 +38,9 @@ def _train(weight: float, start: float, seed: int = 0) -> float:
     options = {name: TRAIN[name] for name in ("n_clusters", "nu", "bank_size")}
     metric = ClusterTriplet(WIDTH, start_after=int(start * STEPS), refit_every=12, **options)
     parameters = [*image.parameters(), *text.parameters()]
-    optimiser = torch.optim.AdamW(parameters, lr=TRAIN["learning_rate"], weight_decay=TRAIN["weight_decay"])
+    optimiser = torch.optim.AdamW(
+        parameters, lr=TRAIN["learning_rate"], weight_decay=TRAIN["optimizer"]["weight_decay"]
+    )
     for _ in range(STEPS):
         rows = torch.randint(0, ROWS, (TRAIN["batch_size"],), generator=generator)
         seen = x[rows] + 3 * torch.randn(len(rows), WIDTH, generator=generator)
