@@ -7,8 +7,9 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-__all__ = ["bundle_root", "config_files"]
+__all__ = ["bundle_root", "config_files", "options"]
 
 
 def config_files(argv: Sequence[str] | None = None) -> list[Path]:
@@ -20,15 +21,12 @@ def config_files(argv: Sequence[str] | None = None) -> list[Path]:
     Returns:
         The files in order, empty when the command names none.
     """
-    options = _options(sys.argv[1:] if argv is None else argv)
-    value: object = options.get("config_file")
-    if value is None and "args_file" in options:
-        value = json.loads(Path(options["args_file"]).read_text()).get("config_file")
+    value = options(sys.argv[1:] if argv is None else argv).get("config_file")
     if isinstance(value, str) and value.lstrip().startswith(("[", "(")):
         value = ast.literal_eval(value)
     if value is None:
         return []
-    return [Path(item) for item in ([value] if isinstance(value, str) else value)]  # type: ignore[attr-defined]
+    return [Path(item) for item in ([value] if isinstance(value, str) else value)]
 
 
 def bundle_root(argv: Sequence[str] | None = None) -> str:
@@ -40,13 +38,17 @@ def bundle_root(argv: Sequence[str] | None = None) -> str:
     return str(files[0].resolve().parent.parent if files else Path.cwd())
 
 
-def _options(argv: Sequence[str]) -> dict[str, str]:
-    options: dict[str, str] = {}
+def options(argv: Sequence[str]) -> dict[str, Any]:
+    """Option → value as typed, empty for a switch without one; those of an ``--args_file`` where none is typed."""
+    found: dict[str, Any] = {}
     for position, word in enumerate(argv):
-        if not word.startswith("--"):
-            continue
-        name, equals, value = word[2:].partition("=")
-        if not equals:
-            value = argv[position + 1] if position + 1 < len(argv) else ""
-        options[name.replace("-", "_")] = value
-    return options
+        if word == "--":  # what follows is for fire itself
+            break
+        if word.startswith("--"):
+            name, equals, value = word[2:].partition("=")
+            following = argv[position + 1 :][:1]
+            if not equals and following and not following[0].startswith("--"):
+                value = following[0]
+            found[name.replace("-", "_")] = value
+    file = found.get("args_file")
+    return {**json.loads(Path(file).read_text()), **found} if file else found

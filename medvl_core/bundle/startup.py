@@ -17,7 +17,7 @@ from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
 
 from medvl_core.bundle.overrides import misread_overrides, rename_old_keys, unread_overrides
-from medvl_core.bundle.paths import bundle_root, config_files
+from medvl_core.bundle.paths import bundle_root, config_files, options
 from medvl_core.errors import EXIT_IO, MedvlError, did_you_mean
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def check_overrides(argv: Sequence[str] | None = None) -> None:
     argv = list(sys.argv if argv is None else argv)
     if Path(argv[0]).parts[-3:] != ("monai", "bundle", "__main__.py"):
         return
-    overrides = _overrides(argv[1:])
+    overrides = options(argv[1:])
     wrong = unknown_override_keys(config_files(argv[1:]), overrides) or misread_overrides(overrides)
     if wrong := wrong or unread_overrides(running_config(), overrides):
         raise OverrideError("; ".join(wrong))
@@ -132,24 +132,6 @@ def _content(file: str | Path) -> dict[str, Any]:
 def _top(key: str) -> str:
     """``"+train#trainer"`` → ``"train"``; MONAI reads ``#`` and ``::`` alike, and ``+`` extends a value."""
     return key.lstrip("+").replace("#", "::").split("::")[0]
-
-
-def _overrides(arguments: Sequence[str]) -> dict[str, Any]:
-    """Key → value as typed; empty for a switch without a value."""
-    found: dict[str, Any] = {}
-    for position, word in enumerate(arguments):
-        if word == "--":  # what follows is for fire itself
-            break
-        if not word.startswith("--"):
-            continue
-        key, equals, value = word[2:].partition("=")
-        following = arguments[position + 1 :][:1]
-        if not equals and following and not following[0].startswith("--"):
-            value = following[0]
-        found[key.replace("-", "_")] = value
-        if key == "args_file":
-            found |= json.loads(Path(value).read_text())
-    return found
 
 
 def running_config() -> dict[str, Any]:

@@ -80,7 +80,7 @@ class EpochLine:
     def __init__(self, stage: str, evaluator: Engine | None = None, metrics: Sequence[str] = ()) -> None:
         self.stage = stage
         self.evaluator = evaluator
-        self.metrics = tuple(metrics)
+        self.metrics = tuple(dict.fromkeys(metrics))
         self._began = 0.0
 
     def attach(self, engine: Engine) -> None:

@@ -89,20 +89,10 @@ class Job:
     def manifest(self) -> dict[str, Any]:
         """Made once, when first asked for: it reads the contents of all images."""
         parts = {name: describe(part, self.folder) for name, part in self.parts.items()}
-        own: dict[str, Any] = {
-            "seed": self.seed,
-            "device": self.device,
-            "studies": self.studies,
-            "parts": parts,
-            "job": self.id,
-        }
-        own["components"] = {
-            f"{name}.{path}": part.component
-            for name, tower in self.parts.items()
-            for path, part in tower.named_modules()
-            if hasattr(part, "component")
-        }
-        return run_manifest(**own, **self.details)
+        inner = {f"{name}.{path}": one for name, part in self.parts.items() for path, one in part.named_modules()}
+        components = {path: one.component for path, one in inner.items() if hasattr(one, "component")}
+        own: dict[str, Any] = {"parts": parts, "components": components, "job": self.id, **self.details}
+        return run_manifest(seed=self.seed, device=self.device, studies=self.studies, **own)
 
     def tracking(self, stage: str) -> dict[str, Any] | None:
         """Arguments that name the MLflow run of a stage; ``None`` where nothing is tracked."""
@@ -237,15 +227,14 @@ class Stage(SupervisedTrainer):
             decollate=False,
             metric_cmp_fn=(lambda new, old: new < old) if self._lower else (lambda new, old: new > old),
             **self._measures(metrics),
-            val_handlers=[
-                *([_schedule_handler(scheduler)] if on_plateau else []),
-                SaveBest(self.file, self.keep),
-            ],
+            val_handlers=[*([_schedule_handler(scheduler)] if on_plateau else []), SaveBest(self.file, self.keep)],
         )
         objects: dict[str, Any] = {"model": model, "loss": loss, "optimizer": stepper}
         objects |= {} if scheduler is None else {"lr_scheduler": scheduler}
         if patience is not None:
-            objects["early_stop"] = EarlyStopping(patience, self._score, trainer=self)
+            sign = -1 if self._lower else 1
+            score = lambda engine: sign * engine.state.metrics[self.best]  # noqa: E731
+            objects["early_stop"] = EarlyStopping(patience, score, trainer=self)
             self.evaluator.add_event_handler(Events.EPOCH_COMPLETED, objects["early_stop"])
         logged = {"seed": job.seed, "batch_size": batch_size, "lr": stepper.defaults["lr"], **(params or {})}
         tracking = job.tracking(name)
@@ -264,7 +253,9 @@ class Stage(SupervisedTrainer):
             train_handlers=[
                 *([_schedule_handler(scheduler)] if scheduler is not None and not on_plateau else []),
                 *([ValidationHandler(job.val_interval, self.evaluator)] if validation is not None else []),
-                EpochLine(name, self.evaluator, self._shown(metrics)),
+                EpochLine(
+                    name, self.evaluator, [self.best, "loss", *(one.metrics[0].name for one in metrics.values())]
+                ),
                 *([TrackedRun(**tracking, params=logged, manifest=job.manifest)] if tracking else []),
                 *(handler for handler in handlers if handler is not None),
                 GuardStep(trained, max_norm),
@@ -302,20 +293,6 @@ class Stage(SupervisedTrainer):
             metrics["loss"] = MeanLoss(self.loss.without_gathering())
         key = "loss" if self.best == "loss" else "key_metric"
         return {"key_val_metric": {key: metrics.pop(key)}, "additional_metrics": metrics}
-
-    def _shown(self, evaluators: Mapping[str, Any]) -> list[str]:
-        """For the log: what chooses, the loss, and the like of it, or the first number, of every other evaluator."""
-        shown = [self.best, "loss"]
-        for one in evaluators.values():
-            names = [metric.name for metric in one.metrics]
-            like = [name for name in names if name.rpartition("/")[2] == self.best.rpartition("/")[2]]
-            shown += (like or names)[:1]
-        return list(dict.fromkeys(shown))
-
-    def _score(self, evaluator: Any) -> float:
-        """What early stopping wants to be high."""
-        value = evaluator.state.metrics[self.best]
-        return -value if self._lower else value  # type: ignore[no-any-return]
 
 
 def _choice(stage: str, best: str, evaluators: Mapping[str, Any]) -> tuple[str, bool]:
