@@ -28,9 +28,9 @@ HEAVY = ("torch", "monai", "transformers")
 
 
 def factory_signature(subject: Subject) -> None:
-    """The factory exists, ``tiny`` names options it has, and no option is called ``name`` or ``options_for``."""
+    """The factory exists, ``tiny`` names options it has, and no option is called like one of ``build_*`` itself."""
     options = component_options(subject.component)
-    for taken in ("name", "options_for"):
+    for taken in ("name", "options_for", "offers", *(["encoder"] if subject.component.kind == "pooling" else [])):
         require(taken not in options, subject, f"its factory has an option {taken!r}, which build_* takes for itself")
     takes_any = any(option.kind is option.VAR_KEYWORD for option in options.values())
     unknown = [] if takes_any else sorted(set(subject.spec.tiny) - set(options))

@@ -7,11 +7,13 @@ import math
 from collections import Counter
 from typing import Any
 
+from medvl_core.engine.loading import Draw
 from medvl_core.study import Study
 from medvl_core.testing.harness import Subject, require, rng_untouched
 
 __all__ = ["CHECKS"]
 
+_IN_EVERY_BATCH = ("study_id", "subject_id", "scan_id", "metadata", "labels")
 _SPLITS = ("train", "validation", "test")
 
 
@@ -101,4 +103,14 @@ def global_rng(subject: Subject) -> None:
             source.load()
 
 
-CHECKS = (stable_order, ids, subjects_are_disjoint, labels, keeps_its_promises, images, global_rng)
+def fields(subject: Subject) -> None:
+    """``fields`` of its own, if any, have free names and give the same for the same draw."""
+    dataset = subject.build()
+    study = next(iter(dataset.studies("train")))
+    for name, field in getattr(dataset, "fields", {}).items():
+        require(name not in _IN_EVERY_BATCH, subject, f"the field {name!r} is in every batch already; rename it")
+        first, again = (repr(field(study, Draw(epoch=1, random=True))) for _ in range(2))
+        require(first == again, subject, f"the field {name!r} gives {first}, then {again} for the same draw")
+
+
+CHECKS = (stable_order, ids, subjects_are_disjoint, labels, keeps_its_promises, images, fields, global_rng)

@@ -65,6 +65,7 @@ WRONG = [
     ("encoder", "global_rng", "EncoderDrawing", {}, "changes the global random state of torch"),
     ("encoder", "global_rng", "seeding_encoder", {}, "building it seeds torch"),
     ("pooling", "factory_signature", "Pooling", {"tiny": {"heads": 3}}, r"tiny names \['heads'\]"),
+    ("pooling", "factory_signature", "pooling_of_encoder", {}, "an option 'encoder'"),
     ("pooling", "shapes", "PoolingOfOtherShape", {}, r"shape \(3, 1, 16\), not \(3, 16\)"),
     ("pooling", "shapes", "RegionPoolingDividingByZero", REGION, "the output is not finite"),
     ("pooling", "rows_are_independent", "PoolingMixingRows", {}, "depends on the rest"),
@@ -128,6 +129,8 @@ WRONG = [
     ("dataset", "labels", "DatasetWithUnknownLabels", {}, r"\['b'\] are not in label_names"),
     ("dataset", "keeps_its_promises", "DatasetWithoutReports", {}, "has 'reports' but no study does"),
     ("dataset", "images", "DatasetWithNaN", {}, "image 'ct' is not finite"),
+    ("dataset", "fields", "DatasetNamingLabels", {}, "the field 'labels' is in every batch already"),
+    ("dataset", "fields", "DatasetDrawing", {}, "the field 'age' gives 0, then 1 for the same draw"),
     ("dataset", "global_rng", "DatasetSeeding", {}, "random state of numpy"),
 ]
 

@@ -120,6 +120,10 @@ class Pooling(nn.Module):
         return self.scale * (tokens * mask[..., None]).sum(dim=1) / mask.sum(dim=1, keepdim=True)
 
 
+def pooling_of_encoder(encoder=None):
+    return Pooling()
+
+
 class PoolingOfOtherShape(Pooling):
     def forward(self, tokens, mask):
         return super().forward(tokens, mask)[:, None]
@@ -534,6 +538,17 @@ class DatasetWithoutReports(Dataset):
 class DatasetWithNaN(Dataset):
     def image(self, value=float("nan")):
         return super().image(value)
+
+
+class DatasetNamingLabels(Dataset):
+    def __init__(self):
+        self.fields = {"labels": lambda study, draw: 1.0}
+
+
+class DatasetDrawing(Dataset):
+    def __init__(self):
+        ages = itertools.count()
+        self.fields = {"age": lambda study, draw: next(ages)}
 
 
 class DatasetSeeding(Dataset):
