@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
-__all__ = ["gather_objects", "gather_rows", "rank", "speak_once", "world_size"]
+__all__ = ["average_gradients", "gather_objects", "gather_rows", "rank", "speak_once", "world_size"]
 
 
 def world_size() -> int:
@@ -20,6 +21,17 @@ def world_size() -> int:
 def rank() -> int:
     """Number of this process; 0 outside a process group."""
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
+def average_gradients(parameters: Sequence[nn.Parameter]) -> None:
+    """Replace every gradient by its mean over processes, 0 where a process has none; without any there stays none."""
+    found = torch.tensor([one.grad is not None for one in parameters], dtype=torch.uint8, device=parameters[0].device)
+    dist.all_reduce(found, dist.ReduceOp.MAX)
+    for one, there in zip(parameters, found.tolist(), strict=True):
+        if there:
+            one.grad = torch.zeros_like(one) if one.grad is None else one.grad
+            dist.all_reduce(one.grad)
+            one.grad /= world_size()
 
 
 def gather_rows(rows: Tensor) -> Tensor:

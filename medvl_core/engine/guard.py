@@ -9,6 +9,7 @@ import torch
 from ignite.engine import Engine
 from monai.engines import IterationEvents
 
+from medvl_core.engine import distributed
 from medvl_core.errors import EXIT_DATA, MedvlError
 
 __all__ = ["GuardStep", "NonFiniteError"]
@@ -30,11 +31,14 @@ class GuardStep:
     Args:
         parameters: The trained parameters, all of them the trainer's optimiser's.
         max_norm: Upper bound of the gradient's L2 norm; ``None`` only checks it.
+        average: Average gradients over processes first, where no ``DistributedDataParallel`` does.
     """
 
-    def __init__(self, parameters: Iterable[torch.nn.Parameter], max_norm: float | None = None) -> None:
+    def __init__(
+        self, parameters: Iterable[torch.nn.Parameter], max_norm: float | None = None, average: bool = False
+    ) -> None:
         self.parameters = [parameter for parameter in parameters if parameter.requires_grad]
-        self.max_norm = max_norm
+        self.max_norm, self.average = max_norm, average
 
     def attach(self, engine: Engine) -> None:
         """Register on MONAI's trainer."""
@@ -63,6 +67,8 @@ class GuardStep:
             raise NonFiniteError(self._message(engine, f"the loss is {loss.item()}"))
 
     def _check_gradient(self, engine: Any) -> None:
+        if self.average and distributed.world_size() > 1:
+            distributed.average_gradients(self.parameters)
         scaler = engine.scaler if engine.amp else None
         if scaler is not None:
             scaler.unscale_(engine.optimizer)  # remembers what it found, and skips the step if that was not finite

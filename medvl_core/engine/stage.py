@@ -168,8 +168,8 @@ class Stage(SupervisedTrainer):
         judged: What the validation runs; ``None``: the model.
         validation_batch: Studies per validation step; ``None``: ``batch_size``.
         group_unique: Never two reconstructions of one scan in a batch.
-        static_graph: Say so where some parameters get no gradient, the same ones in every step: several processes
-            would wait for them.
+        partial: Whether parameters may go without a gradient, for which ``DistributedDataParallel`` would wait: several
+            processes average gradients themselves then. Not for a model with batch statistics.
         params: Further parameters to log.
         handlers: Further handlers of the trainer.
         inferer: MONAI's.
@@ -200,7 +200,7 @@ class Stage(SupervisedTrainer):
         judged: nn.Module | None = None,
         validation_batch: int | None = None,
         group_unique: bool = True,
-        static_graph: bool = False,
+        partial: bool = False,
         params: Mapping[str, Any] | None = None,
         handlers: Sequence[Any] = (),
         inferer: Any = None,
@@ -208,7 +208,7 @@ class Stage(SupervisedTrainer):
         self.job, self.stage, self.model, self.loss = job, name, model.to(job.device), loss.to(job.device)
         self.keep, self.file = model if keep is None else keep, job.folder / file
         self.metrics = metrics
-        self.static_graph = static_graph
+        self.partial = partial
         self.best, self._lower = _choice(name, best, metrics)
         loader = study_loader(
             dataset, batch_size, shuffle=True, seed=job.seed, num_workers=job.num_workers, group_unique=group_unique
@@ -258,7 +258,7 @@ class Stage(SupervisedTrainer):
                 ),
                 *([TrackedRun(**tracking, params=logged, manifest=job.manifest)] if tracking else []),
                 *(handler for handler in handlers if handler is not None),
-                GuardStep(trained, max_norm),
+                GuardStep(trained, max_norm, partial),
                 ExactResume(job.folder / f"{name}_last.pt", objects, job.seed, job.resume, self.evaluator, job.every),
             ],
         )
@@ -268,9 +268,9 @@ class Stage(SupervisedTrainer):
         if weights:
             logger.info("%s: not trained, weights given (%s)", self.stage, weights)
         else:
-            if distributed.world_size() > 1:  # not before: another stage may train the same parameters
+            if distributed.world_size() > 1 and not self.partial:  # not before: a later stage may train the same
                 ids = [self.job.device] if self.job.device.type == "cuda" else None
-                self.network = nn.parallel.DistributedDataParallel(self.model, ids, static_graph=self.static_graph)
+                self.network = nn.parallel.DistributedDataParallel(self.model, device_ids=ids)
             self.run()
             if self.evaluator.state.best_metric_epoch == -1 and distributed.rank() == 0:
                 logger.warning("no validation ran in %d epochs: the last weights are kept", self.state.max_epochs)

@@ -7,8 +7,6 @@ from typing import Any
 from ignite.engine import Engine, Events
 from torch import nn
 
-from medvl_core.engine import distributed
-
 __all__ = ["FreezeUntil"]
 
 
@@ -23,14 +21,12 @@ class FreezeUntil:
         epochs: For how many epochs; 0 never holds it.
 
     Raises:
-        ValueError: If ``epochs`` is negative, or there are several processes, which would wait for the gradients.
+        ValueError: If ``epochs`` is negative.
     """
 
     def __init__(self, module: nn.Module, epochs: int) -> None:
         if epochs < 0:
             raise ValueError(f"FreezeUntil: epochs is {epochs}; at least 0")
-        if epochs and (processes := distributed.world_size()) > 1:
-            raise ValueError(f"FreezeUntil: {processes} processes, {epochs} epochs; use one process, or 0 epochs")
         self.module, self.epochs = module, epochs
 
     def attach(self, engine: Engine) -> None:

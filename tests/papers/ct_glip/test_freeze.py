@@ -44,10 +44,3 @@ def test_a_resumed_trainer_goes_on_as_an_uninterrupted_one():
 def test_a_negative_number_of_epochs_is_refused():
     with pytest.raises(ValueError, match="epochs is -1; at least 0"):
         FreezeUntil(torch.nn.Linear(1, 1), -1)
-
-
-def test_several_processes_are_refused(monkeypatch):
-    monkeypatch.setattr("medvl_core.engine.distributed.world_size", lambda: 2)
-    FreezeUntil(torch.nn.Linear(1, 1), 0)
-    with pytest.raises(ValueError, match="FreezeUntil: 2 processes, 3 epochs; use one process, or 0 epochs"):
-        FreezeUntil(torch.nn.Linear(1, 1), 3)
