@@ -1,4 +1,4 @@
-"""What a bundle needs around its configs: start-up, overrides, paths, manifest, checks."""
+"""What a bundle needs around its configs: start-up, overrides, paths, manifest."""
 
 from __future__ import annotations
 
@@ -9,12 +9,8 @@ from typing import Any
 
 def __getattr__(name: str) -> Any:
     """Names of the module ``medvl_core.bundle`` of 0.1."""
-    startup = import_module("medvl_core.bundle.startup")
-    if name.startswith("__") or not hasattr(startup, name):
-        raise AttributeError(f"module 'medvl_core.bundle' has no attribute {name!r}")
-    warnings.warn(
-        f"medvl_core.bundle.{name} is now medvl_core.bundle.startup.{name}; the old path goes with 0.2",
-        DeprecationWarning,
-        stacklevel=2,
-    )
-    return getattr(startup, name)
+    if name.startswith("__"):
+        raise AttributeError(name)
+    new = f"medvl_core.bundle.startup.{name}"
+    warnings.warn(f"medvl_core.bundle.{name} is now {new}; the old path goes with 0.2", DeprecationWarning, 2)
+    return getattr(import_module("medvl_core.bundle.startup"), name)

@@ -38,13 +38,26 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-# fmt: off
-MONAI_ARGUMENTS = frozenset({
-    "run_id", "init_id", "final_id", "meta_file", "config_file", "logging_file", "tracking", "args_file",
-    "workflow_name", "workflow_type", "properties_path",
-    "tracking_uri", "experiment_name", "run_name", "save_execute_config", "output_dir",
-})
-# fmt: on
+MONAI_ARGUMENTS = frozenset(
+    [
+        "run_id",
+        "init_id",
+        "final_id",
+        "meta_file",
+        "config_file",
+        "logging_file",
+        "tracking",
+        "args_file",
+        "workflow_name",
+        "workflow_type",
+        "properties_path",
+        "tracking_uri",
+        "experiment_name",
+        "run_name",
+        "save_execute_config",
+        "output_dir",
+    ]
+)
 """What ``python -m monai.bundle run`` and its MLflow tracking take themselves; everything else overrides a config."""
 
 
@@ -65,8 +78,7 @@ def begin(seed: int = 0) -> None:
 
     install_excepthook()
     if (parser := running_parser()) is not None and (lines := rename_old_keys(parser.get())):
-        for line in lines:
-            logger.warning("%s", line)
+        logger.warning("%s", "; ".join(lines))
         parser.parse(reset=True)
     check_overrides()
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:

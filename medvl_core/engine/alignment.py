@@ -261,12 +261,12 @@ class AlignmentLoss(nn.Module):
         Raises:
             ValueError: One line for every loss that lacks an entry.
         """
-        lacking = [
-            f"loss {name} ({getattr(loss, 'component', type(loss).__name__)}) needs {key!r}"
-            for name, loss in self.losses.items()
-            for key in getattr(loss, "needs", ())
-            if self.weights[name] and key not in batch.extras
-        ]
+        lacking = []
+        for name, loss in self.losses.items():
+            needed = [key for key in getattr(loss, "needs", ()) if self.weights[name] and key not in batch.extras]
+            lacking += [
+                f"loss {name} ({getattr(loss, 'component', type(loss).__name__)}) needs {key!r}" for key in needed
+            ]
         if lacking:
             have = ", ".join(sorted(batch.extras)) or "none"
             raise ValueError(f"{'; '.join(lacking)}; the batch has {have}: choose a dataset that offers it as a field")

@@ -167,10 +167,6 @@ class Cohort:
         dataset: Built by ``build_dataset``.
         seed: Seeds augmentation and text sampling.
         usable: Studies and the name of their split → those that can be used, in the order wanted.
-
-    Attributes:
-        studies: Split → studies, of all splits.
-        label_names: Columns of the labels.
     """
 
     def __init__(
@@ -182,6 +178,7 @@ class Cohort:
 
     @property
     def studies(self) -> dict[str, list[Study]]:
+        """Split → its studies."""
         return {split: self._part(split) for split in ("train", "validation", "test")}
 
     @property
