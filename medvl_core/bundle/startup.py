@@ -38,26 +38,13 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-MONAI_ARGUMENTS = frozenset(
-    [
-        "run_id",
-        "init_id",
-        "final_id",
-        "meta_file",
-        "config_file",
-        "logging_file",
-        "tracking",
-        "args_file",
-        "workflow_name",
-        "workflow_type",
-        "properties_path",
-        "tracking_uri",
-        "experiment_name",
-        "run_name",
-        "save_execute_config",
-        "output_dir",
-    ]
-)
+# fmt: off
+MONAI_ARGUMENTS = frozenset({
+    "run_id", "init_id", "final_id", "meta_file", "config_file", "logging_file", "tracking", "args_file",
+    "workflow_name", "workflow_type", "properties_path",
+    "tracking_uri", "experiment_name", "run_name", "save_execute_config", "output_dir",
+})
+# fmt: on
 """What ``python -m monai.bundle run`` and its MLflow tracking take themselves; everything else overrides a config."""
 
 

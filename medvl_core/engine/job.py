@@ -54,9 +54,8 @@ def start_job(folder: str | Path, resume: bool, name: str) -> str:
 
 def default_device() -> torch.device:
     """The process's own GPU, or the CPU."""
-    if not torch.cuda.is_available():
-        return torch.device("cpu")
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    own = ("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if torch.cuda.is_available() else ("cpu",)
+    return torch.device(*own)
 
 
 def prepare_batch(

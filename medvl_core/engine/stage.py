@@ -207,15 +207,13 @@ class Stage(SupervisedTrainer):
     ) -> None:
         self.job, self.stage, self.model, self.loss = job, name, model.to(job.device), loss.to(job.device)
         self.keep, self.file = model if keep is None else keep, job.folder / file
-        self.metrics = metrics
-        self.partial = partial
+        self.metrics, self.partial = metrics, partial
         self.best, self._lower = _choice(name, best, metrics)
         loader = study_loader(
             dataset, batch_size, shuffle=True, seed=job.seed, num_workers=job.num_workers, group_unique=group_unique
         )
         trained = [one for one in (*model.parameters(), *loss.parameters()) if one.requires_grad]
-        own = {} if lr is None else {"lr": lr}
-        stepper = optimizer(trained if parameters is None else list(parameters), **own)
+        stepper = optimizer(trained if parameters is None else list(parameters), **({} if lr is None else {"lr": lr}))
         scheduler = _scheduled(schedule, stepper, max_epochs * len(loader))
         on_plateau = isinstance(scheduler, ReduceLROnPlateau)
         self.validates_loss = validate_loss or on_plateau or self.best == "loss"
@@ -232,12 +230,10 @@ class Stage(SupervisedTrainer):
         objects: dict[str, Any] = {"model": model, "loss": loss, "optimizer": stepper}
         objects |= {} if scheduler is None else {"lr_scheduler": scheduler}
         if patience is not None:
-            sign = -1 if self._lower else 1
-            score = lambda engine: sign * engine.state.metrics[self.best]  # noqa: E731
+            score = lambda engine: (-1 if self._lower else 1) * engine.state.metrics[self.best]  # noqa: E731
             objects["early_stop"] = EarlyStopping(patience, score, trainer=self)
             self.evaluator.add_event_handler(Events.EPOCH_COMPLETED, objects["early_stop"])
         logged = {"seed": job.seed, "batch_size": batch_size, "lr": stepper.defaults["lr"], **(params or {})}
-        tracking = job.tracking(name)
         super().__init__(
             device=job.device,
             max_epochs=max_epochs,
@@ -256,7 +252,7 @@ class Stage(SupervisedTrainer):
                 EpochLine(
                     name, self.evaluator, [self.best, "loss", *(one.metrics[0].name for one in metrics.values())]
                 ),
-                *([TrackedRun(**tracking, params=logged, manifest=job.manifest)] if tracking else []),
+                *([TrackedRun(**own, params=logged, manifest=job.manifest)] if (own := job.tracking(name)) else []),
                 *(handler for handler in handlers if handler is not None),
                 GuardStep(trained, max_norm, partial),
                 ExactResume(job.folder / f"{name}_last.pt", objects, job.seed, job.resume, self.evaluator, job.every),
