@@ -91,7 +91,7 @@ OURS = {
     "loss": "baseline/siglip",
     "text source": "baseline/report",
 }
-"""No text encoder: ours read vocabularies of different kinds, and another kind is refused when it is built. No evaluator:
+"""No text encoder: ours read vocabularies of different kinds, and another is refused when it is built. No evaluator:
 ours need options of their own (classes, depths), which the configs that choose them give."""
 
 
