@@ -96,9 +96,8 @@ class Job:
 
     def tracking(self, stage: str) -> dict[str, Any] | None:
         """Arguments that name the MLflow run of a stage; ``None`` where nothing is tracked."""
-        if self.store is None or distributed.rank() > 0:
-            return None
-        return {"run_name": f"{self.id}-{stage}", "store": self.store, "experiment_name": self.name}
+        own = {"run_name": f"{self.id}-{stage}", "store": self.store, "experiment_name": self.name}
+        return own if self.store is not None and distributed.rank() == 0 else None
 
     def save(self, module: nn.Module, file: str) -> None:
         """Write a module's weights to a file of the folder, as they are."""
@@ -264,6 +263,8 @@ class Stage(SupervisedTrainer):
         if weights:
             logger.info("%s: not trained, weights given (%s)", self.stage, weights)
         else:
+            for group in self.optimizer.param_groups:  # weights frozen since it was built must not decay
+                group["params"] = [one for one in group["params"] if one.requires_grad]
             if distributed.world_size() > 1 and not self.partial:  # not before: a later stage may train the same
                 ids = [self.job.device] if self.job.device.type == "cuda" else None
                 self.network = nn.parallel.DistributedDataParallel(self.model, device_ids=ids)
@@ -273,10 +274,6 @@ class Stage(SupervisedTrainer):
                 save_weights(self.keep, self.file)
             if distributed.world_size() > 1:
                 dist.barrier()
-        self.load(weights)
-
-    def load(self, weights: str | Path | None = None) -> None:
-        """Load the kept module's weights, as trained before or from ``weights``."""
         self.job.load(self.keep, weights or self.file)
 
     def _measures(self, evaluators: Mapping[str, Any]) -> dict[str, Any]:

@@ -58,10 +58,10 @@ def test_rows_share_the_segmentation_stage_of_their_seed_and_backbone(scripts, c
         for backbone in ("nnunet", "mit")
         for row in ("full", "vanilla", "diagnosis_only", "no_dictionary")
     ]
-    assert "segmentation_weights" not in calls[0][2]
+    assert "stage1_weights" not in calls[0][2]
     files, _, settings = calls[5]
     assert files == ["train.json", "mit.json", "vanilla.json"]
-    assert settings["segmentation_weights"] == str(tmp_path / "seed4/mit/full/models/segmentation.pt")
+    assert settings["stage1_weights"] == str(tmp_path / "seed4/mit/full/models/segmentation.pt")
     assert (settings["seed"], settings["epochs"]) == (4, 2)
 
 

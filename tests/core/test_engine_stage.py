@@ -217,7 +217,7 @@ def test_a_trained_job_that_is_not_there_is_refused(tmp_path, studies):
 def test_weights_of_another_shape_are_refused_when_loaded(tmp_path, studies):
     made, _, _ = stage(tmp_path, studies, Rising())
     with pytest.raises(WeightsError):
-        made.load(save_weights(nn.Linear(2, 2), tmp_path / "other.pt"))
+        made.job.load(made.keep, save_weights(nn.Linear(2, 2), tmp_path / "other.pt"))
 
 
 def test_a_part_that_no_stage_keeps_is_saved_where_it_is_random(tmp_path, studies):
@@ -227,3 +227,13 @@ def test_a_part_that_no_stage_keeps_is_saved_where_it_is_random(tmp_path, studie
     made.job.finish()
     again = trained_part(tmp_path, "frozen")
     assert weights_digest(again) == weights_digest(frozen)
+
+
+def test_what_was_frozen_after_the_stage_was_built_keeps_its_weights(tmp_path, studies):
+    made, tower, _ = stage(tmp_path, studies, Rising(), max_epochs=1)
+    tower.encoder.requires_grad_(False)
+    for parameter in tower.encoder.parameters():
+        parameter.grad = torch.ones_like(parameter)  # an earlier stage's last one
+    before = weights_digest(tower.encoder)
+    made.fit()
+    assert weights_digest(tower.encoder) == before

@@ -57,7 +57,7 @@ def main() -> int:
     from medvl_imaging.scale import Journal, map_studies
 
     settings = _settings(options.config_file, overrides)
-    studies = {split: settings.get_parsed_content(f"studies::{split}") for split in options.splits}
+    studies = {split: settings.get_parsed_content("studies")[split] for split in options.splits}
     function = _function(options, settings)
     try:
         report = map_studies(
