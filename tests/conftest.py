@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from medvl_core.manager import PluginRecord, Registry, registry, using
 from medvl_core.study import Image, Report, Study
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -44,6 +46,14 @@ def synthetic_studies(n: int) -> list[Study]:
         )
         for i in range(n)
     ]
+
+
+@pytest.fixture
+def with_broken() -> Iterator[None]:
+    """All plugins, and one that could not be loaded."""
+    broken = PluginRecord(id="theirs", distribution="other", version="3", status="broken", reason="ImportError: no [x]")
+    with using(Registry([*registry().records, broken])):
+        yield
 
 
 @pytest.fixture

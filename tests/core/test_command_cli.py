@@ -5,25 +5,13 @@ import sys
 import time
 
 import pytest
-from typer.testing import CliRunner
 
 from medvl_core import __version__
 from medvl_core.command import cli
 from medvl_core.errors import MedvlError
-from medvl_core.manager import PluginRecord, Registry, registry, using
+from tests.command_line import invoke
 
 HEAVY = "{name for name in ('torch', 'monai', 'transformers', 'numpy', 'mlflow') if name in sys.modules}"
-
-
-def invoke(*arguments: str):
-    return CliRunner().invoke(cli.app, arguments)
-
-
-@pytest.fixture
-def with_broken():
-    broken = PluginRecord(id="theirs", distribution="other", version="3", status="broken", reason="ImportError: no [x]")
-    with using(Registry([*registry().records, broken])):
-        yield
 
 
 def in_subprocess(*arguments: str) -> tuple[subprocess.CompletedProcess[str], float]:

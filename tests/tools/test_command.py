@@ -7,24 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
 from medvl_core.command import cli
 from medvl_core.errors import MedvlError
-from medvl_core.manager import PluginRecord, Registry, registry, using
-
-HEAVY = "{name for name in ('torch', 'monai', 'transformers', 'numpy', 'mlflow') if name in sys.modules}"
-
-
-def invoke(*arguments: str):
-    return CliRunner().invoke(cli.app, arguments)
-
-
-@pytest.fixture
-def with_broken():
-    broken = PluginRecord(id="theirs", distribution="other", version="3", status="broken", reason="ImportError: no [x]")
-    with using(Registry([*registry().records, broken])):
-        yield
+from medvl_core.manager import registry
+from tests.command_line import invoke
 
 
 def test_plugins_lists_every_component():

@@ -6,8 +6,12 @@ from medvl_core import specs
 from medvl_core.hookspecs import hookimpl
 
 MEDVL_API = "1.0"
-_ABOUT = {"source": "medvl", "license": "Apache-2.0"}
-_FACTORIES = "medvl_newcomer.components:"
+
+
+def _of(name: str, factory: str, summary: str) -> dict[str, str]:
+    """What all of them state."""
+    place = f"medvl_newcomer.components:{factory}"
+    return {"name": name, "factory": place, "summary": summary, "source": "medvl", "license": "Apache-2.0"}
 
 
 @hookimpl
@@ -22,14 +26,11 @@ def medvl_encoders() -> list[specs.EncoderSpec]:
     ]
     return [
         specs.EncoderSpec(
-            name=name,
-            factory=f"{_FACTORIES}{name.capitalize()}",
-            summary=f"Patches of a {name}",
+            **_of(name, name.capitalize(), f"Patches of a {name}"),
             modality=modality,
             spatial_dims=dims,
             input=reads,
             embed_dim=width,
-            **_ABOUT,
         )
         for name, modality, dims, reads, width in rows
     ]
@@ -38,35 +39,22 @@ def medvl_encoders() -> list[specs.EncoderSpec]:
 @hookimpl
 def medvl_poolings() -> list[specs.PoolingSpec]:
     """A learned one, which needs the width."""
-    return [
-        specs.PoolingSpec(
-            name="gate",
-            factory=f"{_FACTORIES}Gate",
-            summary="Gated mean",
-            tiny={"embed_dim": 12},
-            scope="global",
-            **_ABOUT,
-        )
-    ]
+    return [specs.PoolingSpec(**_of("gate", "Gate", "Gated mean"), tiny={"embed_dim": 12}, scope="global")]
 
 
 @hookimpl
 def medvl_losses() -> list[specs.LossSpec]:
     """One over any two modalities, and one that needs an entry that only its own data set has."""
     return [
-        specs.LossSpec(name="pull", factory=f"{_FACTORIES}Pull", summary="Mean squared distance", **_ABOUT),
-        specs.LossSpec(name="ages", factory=f"{_FACTORIES}Ages", summary="By age", needs=("age",), **_ABOUT),
+        specs.LossSpec(**_of("pull", "Pull", "Mean squared distance")),
+        specs.LossSpec(**_of("ages", "Ages", "By age"), needs=("age",)),
     ]
 
 
 @hookimpl
 def medvl_text_sources() -> list[specs.TextSourceSpec]:
     """The report in capitals."""
-    return [
-        specs.TextSourceSpec(
-            name="loud", factory=f"{_FACTORIES}Loud", summary="Reports in capitals", produces="report", **_ABOUT
-        )
-    ]
+    return [specs.TextSourceSpec(**_of("loud", "Loud", "Reports in capitals"), produces="report")]
 
 
 @hookimpl
@@ -74,12 +62,9 @@ def medvl_evaluators() -> list[specs.EvaluatorSpec]:
     """Agreement of the labels of neighbours."""
     return [
         specs.EvaluatorSpec(
-            name="knn",
-            factory=f"{_FACTORIES}Neighbours",
-            summary="Labels of the nearest other patient",
+            **_of("knn", "Neighbours", "Labels of the nearest other patient"),
             task="classification",
             metrics=(specs.Metric(name="knn/agreement"),),
-            **_ABOUT,
         )
     ]
 
@@ -89,13 +74,10 @@ def medvl_datasets() -> list[specs.DatasetSpec]:
     """A folder of arrays."""
     return [
         specs.DatasetSpec(
-            name="cohort",
-            factory=f"{_FACTORIES}Cohort",
-            summary="Arrays in a folder",
+            **_of("cohort", "Cohort", "Arrays in a folder"),
             modalities=("ct", "cxr"),
             has=("reports", "labels"),
             data_license="Apache-2.0",
             url="medvl",
-            **_ABOUT,
         )
     ]
