@@ -78,7 +78,7 @@ def test_stored_tokens_give_what_the_images_give(pretrained, tmp_path):
     tokens.prepare([study])
     tower = Tower(pretrained, build_pooling("baseline/mean"), 8)
     with torch.no_grad():
-        stored = tower.pool(*(part[None] for part in tokens(study)))
+        stored = tower.pool(*(part[None] for part in tokens(study).values()))
         torch.testing.assert_close(stored, tower(rows(study)[None]))
     assert source.loads == 2
 

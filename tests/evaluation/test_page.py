@@ -17,6 +17,7 @@ from medvl_evaluation.page import EvaluationFilesError, case_panels, label_panel
 from medvl_evaluation.page.cases import picture_of, read_cases, read_pictures, write_cases, write_pictures
 from medvl_evaluation.page.folder import read_folder
 from medvl_evaluation.run_comparison import RunsDifferError
+from medvl_imaging.images import ImageRows
 from tests.evaluation import report_folder
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -233,13 +234,11 @@ def test_pictures_of_normalised_radiographs_are_grey_again():
 
 
 def _picture(image: np.ndarray, constants: ImageInput) -> np.ndarray:
-    class Rows:
-        input = constants
-
-        def __call__(self, study):
+    class Rows(ImageRows):
+        def __call__(self, study, draw=None):
             return SimpleNamespace(numpy=lambda: image)
 
-    dataset = SimpleNamespace(images={"ct": Rows()}, studies=[SimpleNamespace(study_id="a")])
+    dataset = SimpleNamespace(fields={"ct": Rows("ct", constants)}, studies=[SimpleNamespace(study_id="a")])
     return picture_of(dataset, ["a"])["a"]
 
 
