@@ -45,5 +45,5 @@ def test_what_is_nowhere_is_said_to_be_missing():
         module = import_module("medvl_core.store")
     with pytest.raises(AttributeError, match=r"'medvl_core.store' has no attribute 'Nothing'; it is now medvl_imaging"):
         module.Nothing  # noqa: B018
-    with pytest.raises(ModuleNotFoundError):
+    with pytest.raises(ModuleNotFoundError, match="never_there"):
         import_module("medvl_core.never_there")

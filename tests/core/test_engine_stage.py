@@ -216,7 +216,7 @@ def test_a_trained_job_that_is_not_there_is_refused(tmp_path, studies):
 
 def test_weights_of_another_shape_are_refused_when_loaded(tmp_path, studies):
     made, _, _ = stage(tmp_path, studies, Rising())
-    with pytest.raises(WeightsError):
+    with pytest.raises(WeightsError, match=r"other\.pt"):
         made.job.load(made.keep, save_weights(nn.Linear(2, 2), tmp_path / "other.pt"))
 
 
